@@ -1,0 +1,1 @@
+//! LocalModel as a Rust type: names, labels, conditions; the CRD YAML beside it is generated.

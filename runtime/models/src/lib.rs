@@ -1,0 +1,1 @@
+//! Models as data: weight readers, one file per architecture, tokenizer, chat template.
