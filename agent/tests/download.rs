@@ -10,6 +10,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::get;
+use futures::StreamExt;
 use kindling_agent::cache::Cache;
 use kindling_agent::download::pull;
 use kindling_agent::hub::Hub;
@@ -54,8 +55,13 @@ async fn file(State(hub): State<Arc<FakeHub>>, headers: HeaderMap) -> Response {
     match hub.cut_first_after.filter(|_| attempt == 0) {
         // The promised length is never reached: hyper closes the connection with an error.
         Some(bytes) => {
-            let chunks = [Ok(rest[..bytes].to_vec()), Err(std::io::Error::other("cut"))];
-            builder.body(Body::from_stream(futures::stream::iter(chunks))).expect("response")
+            let first = futures::stream::iter([Ok(rest[..bytes].to_vec())]);
+            // The head and the first bytes must be on the wire before the connection is cut.
+            let cut = futures::stream::once(async {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                Err(std::io::Error::other("cut"))
+            });
+            builder.body(Body::from_stream(first.chain(cut))).expect("response")
         }
         None => builder.body(Body::from(rest)).expect("response"),
     }
@@ -130,7 +136,7 @@ async fn bytes_that_do_not_match_the_promised_digest_are_removed() {
 async fn refusals_say_what_to_do() {
     let (_, hub) = start(fake(None)).await;
     let (cache, _) = scratch("refused");
-    let mut error_of = async |name: &str| {
+    let error_of = async |name: &str| {
         let source: HubSource = name.parse().expect("source");
         pull(&cache, &hub, &source, &[], &mut |_| ()).await.expect_err(name).to_string()
     };
