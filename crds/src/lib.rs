@@ -4,12 +4,14 @@
 //! it. `localmodels.kindling.dev.yaml` beside this crate is generated from them by [`crd_yaml`]. This crate talks to
 //! no cluster and decides nothing.
 
+mod check;
 mod condition;
 mod crd;
 mod local_model;
 mod names;
 mod status;
 
+pub use check::check;
 pub use condition::{ConditionStatus, ConditionType};
 pub use crd::{CRD_YAML_PATH, crd, crd_yaml};
 pub use local_model::{

@@ -42,7 +42,7 @@ fn main() -> anyhow::Result<()> {
         Command::Setup => setup::run_setup(),
         Command::Demo(args) => demo::run_demo(args),
         Command::Test(args) => test::run_test(args),
-        Command::Codegen => codegen::run(),
+        Command::Codegen => codegen::run_codegen(),
         Command::Cluster(args) => cluster::run(args),
     }
 }
