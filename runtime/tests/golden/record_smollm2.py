@@ -12,9 +12,10 @@ same from run to run, but any difference in the order of a sum flips some roundi
 bits, and over 30 layers that comes to about 0.04 in a log-probability.
 
 `exact_*` are of an implementation in this file: the same weights, dequantised, in float32 with sums in
-float64 where it is cheap. llama.cpp rounds activations, and keys and values to 16 bits, so the two are
-close and not equal. An engine that does not round activations can be held to `exact_*` tightly; one that
-does should be as far from it as llama.cpp is, and its greedy text may part where a `gap` is small.
+float64 where it is cheap. llama.cpp over an F32 copy of the file must agree (`exact_checked`). On the file
+itself it rounds activations, and keys and values to 16 bits, so the two are close and not equal. An
+engine that does not round activations can be held to `exact_*` tightly; one that does should be as far
+from it as llama.cpp is, and its greedy text may part where a `gap` is small.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import json
 import math
 import platform
 import sys
+import tempfile
 from pathlib import Path
 
 import gguf
@@ -31,7 +33,7 @@ import llama_cpp
 import numpy as np
 from llama_cpp import Llama
 
-HERE = Path(__file__).resolve().parent
+OUTPUT = Path(__file__).resolve().parent / "smollm2-135m-instruct-q4_1.json"
 CONTEXT = 512
 LONGEST = 256
 GREEDY = 48
@@ -255,11 +257,61 @@ def line(value):
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
+def write(value):
+    parts = []
+    for key, item in value.items():
+        if key in ("sequences", "greedy"):
+            parts.append(f"{json.dumps(key)}:[\n" + ",\n".join(line(entry) for entry in item) + "\n]")
+        else:
+            parts.append(f"{json.dumps(key)}:{line(item)}")
+    OUTPUT.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+    print(f"{OUTPUT.name}: {OUTPUT.stat().st_size} bytes", file=sys.stderr)
+
+
+def check_exact(path):
+    """Compares exact_logprob with llama.cpp over the same weights as F32, where it rounds nothing."""
+    reader = gguf.GGUFReader(path)
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "f32.gguf"
+        writer = gguf.GGUFWriter(plain, "llama")
+        for key, field in reader.fields.items():
+            if not key.startswith("GGUF.") and key not in ("general.architecture", "general.file_type"):
+                of = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+                writer.add_key_value(key, field.contents(), field.types[0], sub_type=of)
+        for tensor in reader.tensors:
+            writer.add_tensor(tensor.name, gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        model = load(plain, type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32)
+        value = json.loads(OUTPUT.read_text(encoding="utf-8"))
+        differences, same = [], 0
+        for entry in value["sequences"]:
+            logprobs = log_softmax(evaluate(model, entry["tokens"]))
+            differences.append(np.abs(chosen(logprobs, entry["tokens"]) - np.array(entry["exact_logprob"])))
+            same += int((logprobs.argmax(-1) == np.array(entry["exact_top1"])).sum())
+        differences = np.concatenate(differences)
+    checked = {
+        "against": "llama.cpp, the weights dequantised to F32, f32 keys and values",
+        "logprob_mean_abs": float(f"{differences.mean():.2e}"),
+        "logprob_max_abs": float(f"{differences.max():.2e}"),
+        "top1_same": same,
+    }
+    head = {key: item for key, item in value.items() if key not in ("exact_checked", "sequences", "greedy")}
+    write(head | {"exact_checked": checked, "sequences": value["sequences"], "greedy": value["greedy"]})
+    print(json.dumps(checked, indent=1), file=sys.stderr)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--gguf", required=True, type=Path)
+    parser.add_argument("--only-check", action="store_true", help="check exact_logprob of the recorded file again")
     parser.add_argument("--date", default=datetime.date.today().isoformat())
     arguments = parser.parse_args()
+    if arguments.only_check:
+        check_exact(arguments.gguf)
+        return
 
     model = load(arguments.gguf)
     flash = load(arguments.gguf, flash_attn=True)
@@ -362,14 +414,11 @@ def main():
         "positions": positions,
         "noise": {key: noise.summary() for key, (noise, _) in others.items()},
     }
-    body = ",\n".join(f"{json.dumps(key)}:{line(value)}" for key, value in head.items())
-    rows = ",\n".join(line(entry) for entry in sequences)
-    texts = ",\n".join(line(entry) for entry in greedy)
-    path = HERE / "smollm2-135m-instruct-q4_1.json"
-    path.write_text(f'{{\n{body},\n"sequences":[\n{rows}\n],\n"greedy":[\n{texts}\n]\n}}\n', encoding="utf-8")
-    json.loads(path.read_text(encoding="utf-8"))
-    print(f"{path.name}: {path.stat().st_size} bytes, {positions} positions", file=sys.stderr)
+    value = head | {"sequences": sequences, "greedy": greedy}
+    write(value)
+    print(f"{positions} positions", file=sys.stderr)
     print(json.dumps(head["noise"], indent=1), file=sys.stderr)
+    check_exact(arguments.gguf)
 
 
 if __name__ == "__main__":
