@@ -325,7 +325,7 @@ def main():
         "exact": (Noise(), exact.logits),
     }
 
-    sequences, spread = [], []
+    sequences = []
     for name, prompt, count, sampling in PROMPTS:
         start = model.tokenize(prompt.encode(), add_bos=False, special=True)
         tokens = extend(model, start, min(count, LONGEST - len(start)), sampling)

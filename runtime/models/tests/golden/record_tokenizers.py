@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 
 import tokenizers
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 HERE = Path(__file__).resolve().parent
 
@@ -202,12 +202,10 @@ def smollm2(gguf_path):
     )
 
 
-def train(pre_tokenizer, vocab_size, alphabet=(), normalizer=None):
+def train(pre_tokenizer, vocab_size, alphabet=()):
     """Trains a BPE on CORPUS; gives the pieces in order of their ids, and the merges as pairs."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizer
-    if normalizer:
-        tokenizer.normalizer = normalizer
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, initial_alphabet=list(alphabet), special_tokens=[], show_progress=False
     )
@@ -385,8 +383,10 @@ def decode_cases(tokenizer):
 
 def record(name, value, date, extra):
     folder = HERE / name
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace('"vocab":', '\n"vocab":')
-    write_tokenizer(folder / "tokenizer.json", text.replace('"merges":', '\n"merges":') + "\n")
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for start in ('"vocab":{', '"merges":['):
+        text = text.replace(start, "\n" + start)
+    write_tokenizer(folder / "tokenizer.json", text + "\n")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     compact(
         folder / "tokenize.json",
