@@ -30,6 +30,7 @@ mod tools;
 
 mod command;
 mod holder;
+mod lock;
 
 mod down;
 mod load_image;
@@ -82,21 +83,22 @@ struct LoadImageArgs {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let layout = layout::Layout::from_env()?;
     match args.command {
-        Command::Up(UpArgs {
-            nodes,
-            control_plane_only,
-            image_binary,
-        }) => {
-            let shape = layout::Shape {
-                num_nodes: nodes,
-                control_plane_only,
-            };
+        Command::Up(UpArgs { nodes, control_plane_only, image_binary }) => {
+            let shape = layout::Shape { num_nodes: nodes, control_plane_only };
+            host::check_root()?;
+            let _lock = lock::take()?;
             up::up(&layout, shape, image_binary.as_deref())
         }
         Command::LoadImage(LoadImageArgs { binary, name }) => {
+            host::check_root()?;
+            let _lock = lock::take()?;
             load_image::load_image(&layout, &binary, &name)
         }
-        Command::Down => down::down(&layout),
+        Command::Down => {
+            host::check_root()?;
+            let _lock = lock::take()?;
+            down::down(&layout)
+        }
         Command::Status => status::status(&layout),
     }
 }

@@ -6,9 +6,7 @@ use anyhow::{Context, bail};
 
 /// A command by its words; the first is the program.
 pub fn command<S: AsRef<std::ffi::OsStr>>(words: &[S]) -> Command {
-    let (program, arguments) = words
-        .split_first()
-        .expect("a command should have a program");
+    let (program, arguments) = words.split_first().expect("a command should have a program");
     let mut command = Command::new(program);
     command.args(arguments);
     command
@@ -17,10 +15,7 @@ pub fn command<S: AsRef<std::ffi::OsStr>>(words: &[S]) -> Command {
 /// Runs to the end and returns what it printed.
 pub fn output(command: &mut Command) -> anyhow::Result<String> {
     let shown = format!("{command:?}");
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("start {shown}"))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("start {shown}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("{shown} ended with {}: {}", output.status, said.trim());
@@ -31,10 +26,7 @@ pub fn output(command: &mut Command) -> anyhow::Result<String> {
 /// Runs to the end while the user sees what it prints.
 pub fn show(command: &mut Command) -> anyhow::Result<()> {
     let shown = format!("{command:?}");
-    let status = command
-        .stdin(Stdio::null())
-        .status()
-        .with_context(|| format!("start {shown}"))?;
+    let status = command.stdin(Stdio::null()).status().with_context(|| format!("start {shown}"))?;
     if !status.success() {
         bail!("{shown} ended with {status}");
     }

@@ -154,14 +154,7 @@ mod tests {
 
     #[test]
     fn kubelet_is_told_to_accept_cgroup_v1_only_where_it_is() {
-        let config = |is_v1| {
-            kubelet(
-                Path::new("/s/pki"),
-                Path::new("/s/resolv.conf"),
-                Node(1),
-                is_v1,
-            )
-        };
+        let config = |is_v1| kubelet(Path::new("/s/pki"), Path::new("/s/resolv.conf"), Node(1), is_v1);
         assert_eq!(config(true)["failCgroupV1"], json!(false));
         assert!(config(false).get("failCgroupV1").is_none());
         assert_eq!(config(true)["cgroupRoot"], "/kindling-node-1");
@@ -169,32 +162,21 @@ mod tests {
 
     #[test]
     fn containerd_config_has_both_runtimes_and_quoted_paths() {
-        let config = containerd(
-            Path::new("/s/node-0/containerd"),
-            Path::new("/s/node-0/cni"),
-        );
+        let config = containerd(Path::new("/s/node-0/containerd"), Path::new("/s/node-0/cni"));
         assert!(config.contains("root = \"/s/node-0/containerd\"\n"));
         assert!(config.contains("conf_dir = \"/s/node-0/cni\"\n"));
-        assert!(
-            config.contains("runtimes.nvidia]") && config.contains("restrict_oom_score_adj = true")
-        );
+        assert!(config.contains("runtimes.nvidia]") && config.contains("restrict_oom_score_adj = true"));
     }
 
     #[test]
     fn nodes_hand_out_different_pod_addresses() {
-        assert_ne!(
-            cni(Node(0))["plugins"][0]["ipam"],
-            cni(Node(1))["plugins"][0]["ipam"]
-        );
+        assert_ne!(cni(Node(0))["plugins"][0]["ipam"], cni(Node(1))["plugins"][0]["ipam"]);
     }
 
     #[test]
     fn kubeconfig_names_the_users_own_key() {
         let config = kubeconfig(Path::new("/s/pki"), "admin");
         assert_eq!(config["users"][0]["user"]["client-key"], "/s/pki/admin.key");
-        assert_eq!(
-            config["clusters"][0]["cluster"]["server"],
-            "https://10.89.0.2:6443"
-        );
+        assert_eq!(config["clusters"][0]["cluster"]["server"], "https://10.89.0.2:6443");
     }
 }

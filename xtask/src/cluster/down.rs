@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use super::cgroup::{self, Hierarchies};
 use super::holder::Holder;
@@ -38,10 +38,7 @@ pub fn down(layout: &Layout) -> anyhow::Result<()> {
         println!("no cluster is here");
         return Ok(());
     }
-    let num_nodes = steps
-        .iter()
-        .filter(|step| matches!(step, Step::EndNode(_)))
-        .count();
+    let num_nodes = steps.iter().filter(|step| matches!(step, Step::EndNode(_))).count();
     carry_out(layout, &steps)?;
     println!("ended {num_nodes} node(s) and removed what they left");
     Ok(())
@@ -50,6 +47,20 @@ pub fn down(layout: &Layout) -> anyhow::Result<()> {
 /// Removes what an earlier cluster left, silently: `up` calls it before it makes anything.
 pub fn clean(layout: &Layout) -> anyhow::Result<()> {
     carry_out(layout, &plan(look(layout)?))
+}
+
+/// Names and addresses are the machine's, so a cluster whose state lies elsewhere must not be taken apart from here.
+fn check_owner(remains: &Remains) -> anyhow::Result<()> {
+    for name in remains.netns.iter().filter(|_| remains.holders.is_empty()) {
+        let pids = command::output(&mut command::command(&["ip", "netns", "pids", name]))?;
+        let pids = pids.split_whitespace().collect::<Vec<_>>().join(" ");
+        ensure!(
+            pids.is_empty(),
+            "processes {pids} run in {name} and this state folder does not know them: does the cluster belong to another \
+             KINDLING_CLUSTER_STATE?"
+        );
+    }
+    Ok(())
 }
 
 fn look(layout: &Layout) -> anyhow::Result<Remains> {
@@ -61,31 +72,18 @@ fn look(layout: &Layout) -> anyhow::Result<Remains> {
     };
     for node in Node::every_possible() {
         remains.holders.extend(
-            Holder::read(&layout.holder(node))
-                .filter(|found| found.holder.is_alive() || found.init.is_alive()),
+            Holder::read(&layout.holder(node)).filter(|found| found.holder.is_alive() || found.init.is_alive()),
         );
-        remains
-            .netns
-            .extend(node.netns_path().exists().then(|| node.netns()));
-        remains.cgroups.extend(
-            hierarchies
-                .groups(node)
-                .into_iter()
-                .filter(|group| group.exists()),
-        );
+        remains.netns.extend(node.netns_path().exists().then(|| node.netns()));
+        remains.cgroups.extend(hierarchies.groups(node).into_iter().filter(|group| group.exists()));
     }
+    check_owner(&remains)?;
     Ok(remains)
 }
 
 /// Processes first, for they hold the rest; the state last, for it says what is to be undone.
 fn plan(remains: Remains) -> Vec<Step> {
-    let Remains {
-        holders,
-        has_host_device,
-        netns,
-        cgroups,
-        has_state,
-    } = remains;
+    let Remains { holders, has_host_device, netns, cgroups, has_state } = remains;
     let mut steps: Vec<Step> = holders.into_iter().map(Step::EndNode).collect();
     if has_host_device {
         steps.push(Step::DeleteHostDevice);
@@ -104,21 +102,17 @@ fn carry_out(layout: &Layout, steps: &[Step]) -> anyhow::Result<()> {
     for step in steps {
         match step {
             Step::EndNode(holder) => holder.end()?,
-            Step::DeleteHostDevice => drop(command::output(&mut command::command(&[
-                "ip",
-                "link",
-                "del",
-                HOST_DEVICE,
-            ]))?),
-            Step::DeleteNetns(name) => drop(command::output(&mut command::command(&[
-                "ip", "netns", "del", name,
-            ]))?),
+            Step::DeleteHostDevice => {
+                drop(command::output(&mut command::command(&["ip", "link", "del", HOST_DEVICE]))?)
+            }
+            Step::DeleteNetns(name) => drop(command::output(&mut command::command(&["ip", "netns", "del", name]))?),
             Step::RemoveCgroup(group) => cgroup::remove(group)?,
             Step::RestoreSysctls => sysctl::restore(&layout.state)?,
             // The mount points that the node's script may have made on the host. Others' files in them keep them.
             Step::RemoveIfEmpty(path) => drop(std::fs::remove_dir(path)),
-            Step::RemoveState => std::fs::remove_dir_all(&layout.state)
-                .with_context(|| format!("remove {}", layout.state.display()))?,
+            Step::RemoveState => {
+                std::fs::remove_dir_all(&layout.state).with_context(|| format!("remove {}", layout.state.display()))?
+            }
         }
     }
     Ok(())
@@ -130,16 +124,7 @@ mod tests {
     use super::*;
 
     fn holder() -> Holder {
-        Holder {
-            holder: Process {
-                pid: 10,
-                start_time: 1,
-            },
-            init: Process {
-                pid: 11,
-                start_time: 2,
-            },
-        }
+        Holder { holder: Process { pid: 10, start_time: 1 }, init: Process { pid: 11, start_time: 2 } }
     }
 
     #[test]
@@ -158,26 +143,14 @@ mod tests {
         });
         assert_eq!(steps.first(), Some(&Step::EndNode(holder())));
         assert_eq!(steps.last(), Some(&Step::RemoveState));
-        let restored = steps
-            .iter()
-            .position(|step| *step == Step::RestoreSysctls)
-            .expect("should restore");
+        let restored = steps.iter().position(|step| *step == Step::RestoreSysctls).expect("should restore");
         assert!(restored < steps.len() - 1);
     }
 
     #[test]
     fn broken_remains_without_state_are_still_removed() {
-        let steps = plan(Remains {
-            has_host_device: true,
-            netns: vec!["kindling-node-0".into()],
-            ..Remains::default()
-        });
-        assert_eq!(
-            steps,
-            [
-                Step::DeleteHostDevice,
-                Step::DeleteNetns("kindling-node-0".into())
-            ]
-        );
+        let steps =
+            plan(Remains { has_host_device: true, netns: vec!["kindling-node-0".into()], ..Remains::default() });
+        assert_eq!(steps, [Step::DeleteHostDevice, Step::DeleteNetns("kindling-node-0".into())]);
     }
 }

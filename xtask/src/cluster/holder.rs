@@ -54,8 +54,7 @@ impl Holder {
             }
             std::thread::sleep(Duration::from_millis(20));
         };
-        std::fs::write(file, serde_json::to_vec(&found)?)
-            .with_context(|| format!("write {}", file.display()))?;
+        std::fs::write(file, serde_json::to_vec(&found)?).with_context(|| format!("write {}", file.display()))?;
         Ok(found)
     }
 
@@ -67,9 +66,7 @@ impl Holder {
     /// The words before a command that shall run inside the node.
     pub fn enter(self) -> Vec<String> {
         let target = self.init.pid.to_string();
-        ["nsenter", "--target", &target, "--mount", "--net", "--pid"]
-            .map(str::to_owned)
-            .to_vec()
+        ["nsenter", "--target", &target, "--mount", "--net", "--pid"].map(str::to_owned).to_vec()
     }
 
     /// Ends the node and waits until all of it is gone.
@@ -84,10 +81,7 @@ impl Holder {
         let deadline = Instant::now() + Duration::from_secs(30);
         while self.holder.is_alive() || self.init.is_alive() {
             if Instant::now() > deadline {
-                bail!(
-                    "node with holder {} did not end within 30 s",
-                    self.holder.pid
-                );
+                bail!("node with holder {} did not end within 30 s", self.holder.pid);
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -96,9 +90,7 @@ impl Holder {
 }
 
 fn child_of(parent: u32) -> Option<Process> {
-    let pids = std::fs::read_dir("/proc")
-        .ok()?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let pids = std::fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.filter_map(|pid: u32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let (_, its_parent, start_time) = parse_stat(&stat)?;
@@ -111,11 +103,7 @@ fn child_of(parent: u32) -> Option<Process> {
 fn parse_stat(stat: &str) -> Option<(char, u32, u64)> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let state = fields.first()?.chars().next()?;
-    Some((
-        state,
-        fields.get(1)?.parse().ok()?,
-        fields.get(19)?.parse().ok()?,
-    ))
+    Some((state, fields.get(1)?.parse().ok()?, fields.get(19)?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -132,12 +120,6 @@ mod tests {
     fn pid_used_again_is_another_process() {
         let own = Process::of_pid(std::process::id()).expect("this process should run");
         assert!(own.is_alive());
-        assert!(
-            !Process {
-                start_time: own.start_time + 1,
-                ..own
-            }
-            .is_alive()
-        );
+        assert!(!Process { start_time: own.start_time + 1, ..own }.is_alive());
     }
 }

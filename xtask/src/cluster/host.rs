@@ -29,16 +29,10 @@ const ALL_CAPABILITIES: u64 = (1 << 41) - 1;
 
 /// Checks the machine and installs what is missing.
 pub fn prepare(shape: layout::Shape) -> anyhow::Result<()> {
-    let status = std::fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
-    check_root(&status)?;
     cgroup::Hierarchies::detect()?;
-    let filesystems =
-        std::fs::read_to_string("/proc/filesystems").context("read /proc/filesystems")?;
+    let filesystems = std::fs::read_to_string("/proc/filesystems").context("read /proc/filesystems")?;
     if !shape.control_plane_only {
-        ensure!(
-            filesystems.contains("\toverlay\n"),
-            "this kernel has no overlayfs: try `modprobe overlay`"
-        );
+        ensure!(filesystems.contains("\toverlay\n"), "this kernel has no overlayfs: try `modprobe overlay`");
         ensure!(
             Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists(),
             "this kernel has no br_netfilter: try `modprobe br_netfilter`"
@@ -51,21 +45,20 @@ pub fn prepare(shape: layout::Shape) -> anyhow::Result<()> {
     check_routes(&routes)
 }
 
-fn check_root(process_status: &str) -> anyhow::Result<()> {
-    let field = |name: &str| {
-        process_status
-            .lines()
-            .find_map(|line| line.strip_prefix(name))
-            .map(str::trim)
-            .unwrap_or_default()
-    };
+/// Whether this process may make namespaces, mounts and network devices.
+pub fn check_root() -> anyhow::Result<()> {
+    check_status(&std::fs::read_to_string("/proc/self/status").context("read /proc/self/status")?)
+}
+
+fn check_status(process_status: &str) -> anyhow::Result<()> {
+    let field =
+        |name: &str| process_status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).unwrap_or_default();
     let is_root = field("Uid:").split_whitespace().nth(1) == Some("0");
     ensure!(
         is_root,
         "a node needs root: run this as root on a machine that may be changed, or use a cluster of your own"
     );
-    let effective = u64::from_str_radix(field("CapEff:"), 16)
-        .context("read the capabilities of this process")?;
+    let effective = u64::from_str_radix(field("CapEff:"), 16).context("read the capabilities of this process")?;
     let missing = ALL_CAPABILITIES & !DISPENSABLE_CAPABILITIES & !effective;
     ensure!(
         missing == 0,
@@ -77,14 +70,9 @@ fn check_root(process_status: &str) -> anyhow::Result<()> {
 /// The host gets routes for the cluster's ranges: they must not cut it off from its own name server.
 fn check_resolver(resolv_conf: &str) -> anyhow::Result<()> {
     for line in resolv_conf.lines() {
-        let server = line
-            .strip_prefix("nameserver")
-            .map(str::trim)
-            .unwrap_or_default();
+        let server = line.strip_prefix("nameserver").map(str::trim).unwrap_or_default();
         if is_of_cluster(server) {
-            bail!(
-                "this machine asks {server} for names, which lies in a range that the test cluster takes"
-            );
+            bail!("this machine asks {server} for names, which lies in a range that the test cluster takes");
         }
     }
     Ok(())
@@ -102,32 +90,19 @@ fn check_routes(routes: &str) -> anyhow::Result<()> {
 }
 
 fn is_of_cluster(address: &str) -> bool {
-    ["10.89.0.", "10.96.", "10.244."]
-        .iter()
-        .any(|start| address.starts_with(start))
+    ["10.89.0.", "10.96.", "10.244."].iter().any(|start| address.starts_with(start))
 }
 
 fn install_packages() -> anyhow::Result<()> {
     let is_missing = |needed: &str| {
-        if needed.contains('/') {
-            !Path::new(needed).exists()
-        } else {
-            !command::is_installed(needed)
-        }
+        if needed.contains('/') { !Path::new(needed).exists() } else { !command::is_installed(needed) }
     };
-    let missing: Vec<&str> = NEEDED
-        .iter()
-        .filter(|(needed, _)| is_missing(needed))
-        .map(|&(_, package)| package)
-        .collect();
+    let missing: Vec<&str> =
+        NEEDED.iter().filter(|(needed, _)| is_missing(needed)).map(|&(_, package)| package).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    ensure!(
-        command::is_installed("apt-get"),
-        "missing and no apt-get to install it: {}",
-        missing.join(", ")
-    );
+    ensure!(command::is_installed("apt-get"), "missing and no apt-get to install it: {}", missing.join(", "));
     println!("installing the Debian packages {}", missing.join(" "));
     let apt_get = || {
         let mut apt_get = Command::new("apt-get");
@@ -135,11 +110,7 @@ fn install_packages() -> anyhow::Result<()> {
         apt_get
     };
     command::output(apt_get().arg("update"))?;
-    command::output(
-        apt_get()
-            .args(["install", "-y", "--no-install-recommends"])
-            .args(&missing),
-    )?;
+    command::output(apt_get().args(["install", "-y", "--no-install-recommends"]).args(&missing))?;
     Ok(())
 }
 
@@ -149,13 +120,13 @@ mod tests {
 
     #[test]
     fn root_without_sys_resource_is_enough() {
-        assert!(check_root("Uid:\t0\t0\t0\t0\nCapEff:\t000001fffeffffff\n").is_ok());
+        assert!(check_status("Uid:\t0\t0\t0\t0\nCapEff:\t000001fffeffffff\n").is_ok());
     }
 
     #[test]
     fn container_root_is_refused() {
-        assert!(check_root("Uid:\t0\t0\t0\t0\nCapEff:\t00000000a80425fb\n").is_err());
-        assert!(check_root("Uid:\t1000\t1000\t1000\t1000\nCapEff:\t0000000000000000\n").is_err());
+        assert!(check_status("Uid:\t0\t0\t0\t0\nCapEff:\t00000000a80425fb\n").is_err());
+        assert!(check_status("Uid:\t1000\t1000\t1000\t1000\nCapEff:\t0000000000000000\n").is_err());
     }
 
     #[test]
@@ -163,11 +134,6 @@ mod tests {
         assert!(check_resolver("search default\nnameserver 10.96.0.10\n").is_err());
         assert!(check_resolver("nameserver 192.0.2.53\n").is_ok());
         assert!(check_routes("10.244.3.0/24 dev cni0\n").is_err());
-        assert!(
-            check_routes(
-                "default via 192.0.2.1 dev eth0\n10.96.0.0/16 via 10.89.0.2 dev kindling-host\n"
-            )
-            .is_ok()
-        );
+        assert!(check_routes("default via 192.0.2.1 dev eth0\n10.96.0.0/16 via 10.89.0.2 dev kindling-host\n").is_ok());
     }
 }

@@ -101,34 +101,18 @@ impl Layout {
     pub fn from_env() -> anyhow::Result<Self> {
         let cache = match std::env::var_os("KINDLING_CLUSTER_CACHE") {
             Some(cache) => PathBuf::from(cache),
-            None => std::env::home_dir()
-                .context("find the home folder")?
-                .join(".cache/kindling/cluster"),
+            None => std::env::home_dir().context("find the home folder")?.join(".cache/kindling/cluster"),
         };
         let state = match std::env::var_os("KINDLING_CLUSTER_STATE") {
             Some(state) => PathBuf::from(state),
             None => cache.join("state"),
         };
         for folder in [&cache, &state] {
-            ensure!(
-                folder.is_absolute(),
-                "{} is not an absolute path",
-                folder.display()
-            );
-            let is_hidden = [
-                "/run",
-                "/var/run",
-                "/var/log",
-                KUBELET_PATH,
-                NODE_CACHE_PATH,
-            ]
-            .iter()
-            .any(|covered| folder.starts_with(covered));
-            ensure!(
-                !is_hidden,
-                "{} would be hidden in the node, which has its own folder there",
-                folder.display()
-            );
+            ensure!(folder.is_absolute(), "{} is not an absolute path", folder.display());
+            let is_hidden = ["/run", "/var/run", "/var/log", KUBELET_PATH, NODE_CACHE_PATH]
+                .iter()
+                .any(|covered| folder.starts_with(covered));
+            ensure!(!is_hidden, "{} would be hidden in the node, which has its own folder there", folder.display());
         }
         Ok(Self { cache, state })
     }

@@ -42,11 +42,7 @@ fn commands(shape: Shape) -> Vec<String> {
         format!("ip route add {SERVICE_RANGE} via {ip}"),
     ];
     for node in shape.nodes() {
-        commands.push(format!(
-            "ip route add {} via {}",
-            node.pod_range(),
-            node.ip()
-        ));
+        commands.push(format!("ip route add {} via {}", node.pod_range(), node.ip()));
     }
     for node in shape.nodes().filter(|&node| node != first) {
         commands.extend(join(node, first));
@@ -66,15 +62,8 @@ fn join(node: Node, first: Node) -> Vec<String> {
         format!("ip -n {netns} addr add {ip}/24 dev eth0"),
         format!("ip -n {netns} link set eth0 up"),
         format!("ip -n {netns} route add {SERVICE_RANGE} dev eth0"),
-        format!(
-            "ip -n {netns} route add {} via {}",
-            first.pod_range(),
-            first.ip()
-        ),
-        format!(
-            "ip -n {first_netns} route add {} via {ip}",
-            node.pod_range()
-        ),
+        format!("ip -n {netns} route add {} via {}", first.pod_range(), first.ip()),
+        format!("ip -n {first_netns} route add {} via {ip}", node.pod_range()),
     ]
 }
 
@@ -84,23 +73,13 @@ mod tests {
 
     #[test]
     fn no_node_gets_a_default_route() {
-        let commands = commands(Shape {
-            num_nodes: 2,
-            control_plane_only: false,
-        });
-        assert!(
-            commands
-                .iter()
-                .all(|command| !command.contains("default") && !command.contains("0.0.0.0"))
-        );
+        let commands = commands(Shape { num_nodes: 2, control_plane_only: false });
+        assert!(commands.iter().all(|command| !command.contains("default") && !command.contains("0.0.0.0")));
     }
 
     #[test]
     fn two_nodes_know_the_way_to_each_others_pods() {
-        let commands = commands(Shape {
-            num_nodes: 2,
-            control_plane_only: false,
-        });
+        let commands = commands(Shape { num_nodes: 2, control_plane_only: false });
         for route in [
             "ip -n kindling-node-1 route add 10.244.0.0/24 via 10.89.0.2",
             "ip -n kindling-node-0 route add 10.244.1.0/24 via 10.89.0.3",

@@ -27,15 +27,7 @@ pub fn start(script: &Script, hierarchies: &Hierarchies) -> anyhow::Result<Holde
     let holder = Command::new("setsid")
         .arg("nsenter")
         .arg(format!("--net={}", node.netns_path().display()))
-        .args([
-            "unshare",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount",
-            "--mount-proc",
-            "bash",
-        ])
+        .args(["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "bash"])
         .arg(&file)
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -52,34 +44,19 @@ pub fn start(script: &Script, hierarchies: &Hierarchies) -> anyhow::Result<Holde
 fn write_files(layout: &Layout, node: Node, hierarchies: &Hierarchies) -> anyhow::Result<()> {
     let folder = layout.node(node);
     let (pki, cni) = (layout.pki(), folder.join("cni"));
-    for needed in [
-        &folder.join("kubelet"),
-        &layout.logs(node),
-        &layout.cache_host_path(node),
-        &cni,
-    ] {
+    for needed in [&folder.join("kubelet"), &layout.logs(node), &layout.cache_host_path(node), &cni] {
         std::fs::create_dir_all(needed).with_context(|| format!("create {}", needed.display()))?;
     }
-    std::os::unix::fs::chown(
-        layout.cache_host_path(node),
-        Some(CONTAINER_USER),
-        Some(CONTAINER_USER),
-    )
-    .context("give the cache folder to the containers' user")?;
+    std::os::unix::fs::chown(layout.cache_host_path(node), Some(CONTAINER_USER), Some(CONTAINER_USER))
+        .context("give the cache folder to the containers' user")?;
     let resolv_conf = folder.join("resolv.conf");
     write(&resolv_conf, "")?;
     let kubelet = config::kubelet(&pki, &resolv_conf, node, hierarchies.is_v1());
     write(&folder.join("kubelet.json"), &kubelet.to_string())?;
     let kube_proxy = config::kube_proxy(&pki.join("kube-proxy.kubeconfig"), node);
     write(&folder.join("kube-proxy.json"), &kube_proxy.to_string())?;
-    write(
-        &folder.join("containerd.toml"),
-        &config::containerd(&folder.join("containerd"), &cni),
-    )?;
-    write(
-        &cni.join("10-kindling.conflist"),
-        &config::cni(node).to_string(),
-    )
+    write(&folder.join("containerd.toml"), &config::containerd(&folder.join("containerd"), &cni))?;
+    write(&cni.join("10-kindling.conflist"), &config::cni(node).to_string())
 }
 
 fn write(file: &Path, text: &str) -> anyhow::Result<()> {

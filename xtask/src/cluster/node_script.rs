@@ -7,8 +7,7 @@ use std::path::Path;
 
 use super::config::PAUSE_IMAGE;
 use super::layout::{
-    API_PORT, CONTAINERD_SOCKET, HOST_IP, KUBELET_PATH, Layout, NODE_CACHE_PATH, Node,
-    SERVICE_RANGE, Shape,
+    API_PORT, CONTAINERD_SOCKET, HOST_IP, KUBELET_PATH, Layout, NODE_CACHE_PATH, Node, SERVICE_RANGE, Shape,
 };
 use super::parts::Parts;
 use super::tools::Tools;
@@ -46,27 +45,17 @@ impl Script<'_> {
         if self.node.has_control_plane() {
             lines.push(self.start("kube-controller-manager", &self.controller_manager()));
             let kubeconfig = self.kubeconfig("scheduler");
-            lines.push(self.start(
-                "kube-scheduler",
-                &[
-                    format!("--kubeconfig={kubeconfig}"),
-                    "--leader-elect=false".into(),
-                ],
-            ));
+            lines.push(
+                self.start("kube-scheduler", &[format!("--kubeconfig={kubeconfig}"), "--leader-elect=false".into()]),
+            );
         }
         if !self.shape.control_plane_only {
             lines.push(self.start("kubelet", &self.kubelet()));
-            lines.push(self.start(
-                "kube-proxy",
-                &[format!("--config={}", self.file("kube-proxy.json"))],
-            ));
+            lines.push(self.start("kube-proxy", &[format!("--config={}", self.file("kube-proxy.json"))]));
             if self.node.has_control_plane() {
                 let kubeconfig = self.layout.admin_kubeconfig();
                 let listen = format!("--listen={}:53", self.node.ip());
-                lines.push(self.start(
-                    "cluster-dns",
-                    &[format!("--kubeconfig={}", kubeconfig.display()), listen],
-                ));
+                lines.push(self.start("cluster-dns", &[format!("--kubeconfig={}", kubeconfig.display()), listen]));
             }
         }
         lines.push("check".into());
@@ -77,9 +66,7 @@ impl Script<'_> {
     /// Mounts and settings of the namespace. The node's own `/run`, `/var/log` and kubelet folder: else CNI's namespace
     /// files, shims' sockets and pods' logs would stay behind on the host.
     fn prelude(&self) -> Vec<String> {
-        let bind = |from: &Path, to: &str| {
-            format!("mkdir -p {to} && mount --bind {} {to}", from.display())
-        };
+        let bind = |from: &Path, to: &str| format!("mkdir -p {to} && mount --bind {} {to}", from.display());
         vec![
             "set -euo pipefail".into(),
             "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into(),
@@ -110,9 +97,7 @@ impl Script<'_> {
                 "containerd --config {} > /var/log/containerd.log 2>&1 < /dev/null &",
                 self.file("containerd.toml")
             ),
-            format!(
-                "until ctr --address {CONTAINERD_SOCKET} version > /dev/null 2>&1; do check; sleep 0.1; done"
-            ),
+            format!("until ctr --address {CONTAINERD_SOCKET} version > /dev/null 2>&1; do check; sleep 0.1; done"),
             format!(
                 "ctr --address {CONTAINERD_SOCKET} --namespace k8s.io images import {} # {PAUSE_IMAGE}",
                 self.layout.state.join("pause.tar").display()
@@ -121,10 +106,7 @@ impl Script<'_> {
     }
 
     fn etcd(&self) -> Vec<String> {
-        vec![
-            format!("--data-dir={}", self.file("etcd")),
-            "--unsafe-no-fsync".into(),
-        ]
+        vec![format!("--data-dir={}", self.file("etcd")), "--unsafe-no-fsync".into()]
     }
 
     fn apiserver(&self) -> Vec<String> {
@@ -186,10 +168,7 @@ impl Script<'_> {
     fn kubelet(&self) -> Vec<String> {
         vec![
             format!("--config={}", self.file("kubelet.json")),
-            format!(
-                "--kubeconfig={}",
-                self.kubeconfig(&format!("kubelet-{}", self.node.name()))
-            ),
+            format!("--kubeconfig={}", self.kubeconfig(&format!("kubelet-{}", self.node.name()))),
             format!("--cert-dir={KUBELET_PATH}/pki"),
             format!("--node-ip={}", self.node.ip()),
             format!("--hostname-override={}", self.node.name()),
@@ -201,11 +180,7 @@ impl Script<'_> {
     }
 
     fn kubeconfig(&self, user: &str) -> String {
-        self.layout
-            .pki()
-            .join(format!("{user}.kubeconfig"))
-            .display()
-            .to_string()
+        self.layout.pki().join(format!("{user}.kubeconfig")).display().to_string()
     }
 
     fn file(&self, name: &str) -> String {
@@ -218,67 +193,29 @@ mod tests {
     use super::*;
 
     fn render(node: Node, shape: Shape) -> String {
-        let layout = Layout {
-            cache: "/c".into(),
-            state: "/s".into(),
-        };
-        let parts = Parts {
-            node: "/c/kindling-test-node".into(),
-            pause: "/c/pause".into(),
-            version: "v1.36.3".into(),
-        };
-        let tools = Tools {
-            kubectl: "/c/kubectl".into(),
-            helm: "/c/helm".into(),
-        };
-        Script {
-            layout: &layout,
-            parts: &parts,
-            tools: &tools,
-            shape,
-            node,
-        }
-        .render()
+        let layout = Layout { cache: "/c".into(), state: "/s".into() };
+        let parts = Parts { node: "/c/kindling-test-node".into(), pause: "/c/pause".into(), version: "v1.36.3".into() };
+        let tools = Tools { kubectl: "/c/kubectl".into(), helm: "/c/helm".into() };
+        Script { layout: &layout, parts: &parts, tools: &tools, shape, node }.render()
     }
 
     #[test]
     fn second_node_runs_no_control_plane() {
-        let script = render(
-            Node(1),
-            Shape {
-                num_nodes: 2,
-                control_plane_only: false,
-            },
-        );
+        let script = render(Node(1), Shape { num_nodes: 2, control_plane_only: false });
         assert!(script.contains("start kubelet") && script.contains("start kube-proxy"));
         assert!(!script.contains("start etcd") && !script.contains("start kube-apiserver"));
     }
 
     #[test]
     fn control_plane_only_starts_no_kubelet() {
-        let script = render(
-            Node(0),
-            Shape {
-                num_nodes: 1,
-                control_plane_only: true,
-            },
-        );
-        assert!(
-            script.contains("start kube-apiserver")
-                && script.contains("start kube-controller-manager")
-        );
+        let script = render(Node(0), Shape { num_nodes: 1, control_plane_only: true });
+        assert!(script.contains("start kube-apiserver") && script.contains("start kube-controller-manager"));
         assert!(!script.contains("start kubelet") && !script.contains("containerd"));
     }
 
     #[test]
     fn nothing_may_be_opened_towards_the_host_before_anything_starts() {
-        let script = render(
-            Node(0),
-            Shape {
-                num_nodes: 1,
-                control_plane_only: false,
-            },
-        );
+        let script = render(Node(0), Shape { num_nodes: 1, control_plane_only: false });
         let (before, _) = script.split_once("start etcd").expect("should start etcd");
         assert!(before.contains("-d 10.89.0.1 -m conntrack --ctstate NEW -j DROP"));
         assert!(script.ends_with("exec /c/pause\n"));

@@ -27,8 +27,7 @@ pub fn source() -> PathBuf {
 /// The programs from the cache, built if they are not there.
 pub fn prepare(layout: &Layout) -> anyhow::Result<Parts> {
     let source = source();
-    let go_mod =
-        std::fs::read_to_string(source.join("go.mod")).context("read e2e/cluster/go.mod")?;
+    let go_mod = std::fs::read_to_string(source.join("go.mod")).context("read e2e/cluster/go.mod")?;
     let version = kubernetes_version(&go_mod).context("find the Kubernetes version in go.mod")?;
     ensure!(
         command::is_installed("go"),
@@ -41,17 +40,11 @@ pub fn prepare(layout: &Layout) -> anyhow::Result<Parts> {
         toolchain.trim()
     );
     let flags = ldflags(version);
-    let mut inputs = vec![
-        ("toolchain".to_owned(), toolchain.into_bytes()),
-        ("flags".into(), flags.clone().into()),
-    ];
+    let mut inputs = vec![("toolchain".to_owned(), toolchain.into_bytes()), ("flags".into(), flags.clone().into())];
     inputs.extend(sources(&source)?);
     let folder = layout.cache.join("parts").join(key(&inputs));
-    let parts = Parts {
-        node: folder.join("kindling-test-node"),
-        pause: folder.join("pause"),
-        version: version.to_owned(),
-    };
+    let parts =
+        Parts { node: folder.join("kindling-test-node"), pause: folder.join("pause"), version: version.to_owned() };
     if !(parts.node.exists() && parts.pause.exists()) {
         build(&source, &flags, &parts)?;
     }
@@ -62,53 +55,29 @@ pub fn prepare(layout: &Layout) -> anyhow::Result<Parts> {
 fn sources(source: &Path) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
     let mut files = vec![source.join("go.mod"), source.join("go.sum")];
     for folder in [source.to_owned(), source.join("pause")] {
-        let entries =
-            std::fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?;
+        let entries = std::fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?;
         files.extend(
-            entries
-                .filter_map(|entry| Some(entry.ok()?.path()))
-                .filter(|path| path.extension() == Some("go".as_ref())),
+            entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.extension() == Some("go".as_ref())),
         );
     }
     files.sort();
     let named = |file: PathBuf| {
-        let name = file
-            .strip_prefix(source)
-            .unwrap_or(&file)
-            .display()
-            .to_string();
-        std::fs::read(&file)
-            .with_context(|| format!("read {name}"))
-            .map(|content| (name, content))
+        let name = file.strip_prefix(source).unwrap_or(&file).display().to_string();
+        std::fs::read(&file).with_context(|| format!("read {name}")).map(|content| (name, content))
     };
     files.into_iter().map(named).collect()
 }
 
 fn build(source: &Path, flags: &str, parts: &Parts) -> anyhow::Result<()> {
-    println!(
-        "building Kubernetes {} once: about 7 minutes on two free cores, 4 GB of disk",
-        parts.version
-    );
+    println!("building Kubernetes {} once: about 7 minutes on two free cores, 4 GB of disk", parts.version);
     let began = Instant::now();
     for (package, program) in [("./pause", &parts.pause), (".", &parts.node)] {
         // Built beside and renamed: a build that was cut off leaves no program.
         let beside = program.with_extension("new");
         let mut go = Command::new("nice");
-        go.args([
-            "-n",
-            "5",
-            "go",
-            "build",
-            "-trimpath",
-            "-ldflags",
-            flags,
-            "-o",
-        ])
-        .arg(&beside)
-        .arg(package);
+        go.args(["-n", "5", "go", "build", "-trimpath", "-ldflags", flags, "-o"]).arg(&beside).arg(package);
         command::show(go.current_dir(source).env("CGO_ENABLED", "0"))?;
-        std::fs::rename(&beside, program)
-            .with_context(|| format!("write {}", program.display()))?;
+        std::fs::rename(&beside, program).with_context(|| format!("write {}", program.display()))?;
     }
     println!("built in {} s", began.elapsed().as_secs());
     Ok(())
@@ -118,10 +87,7 @@ fn build(source: &Path, flags: &str, parts: &Parts) -> anyhow::Result<()> {
 fn ldflags(version: &str) -> String {
     let package = "k8s.io/component-base/version";
     let mut numbers = version.trim_start_matches('v').split('.');
-    let (major, minor) = (
-        numbers.next().unwrap_or_default(),
-        numbers.next().unwrap_or_default(),
-    );
+    let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
     format!(
         "-s -w -X {package}.gitVersion={version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor} \
          -X {package}.gitTreeState=clean"
@@ -129,11 +95,7 @@ fn ldflags(version: &str) -> String {
 }
 
 fn kubernetes_version(go_mod: &str) -> Option<&str> {
-    go_mod.lines().find_map(|line| {
-        line.trim()
-            .trim_start_matches("require ")
-            .strip_prefix("k8s.io/kubernetes ")
-    })
+    go_mod.lines().find_map(|line| line.trim().trim_start_matches("require ").strip_prefix("k8s.io/kubernetes "))
 }
 
 /// Sixteen digits that change with every name and every byte.
@@ -156,20 +118,14 @@ mod tests {
     use super::*;
 
     fn inputs(content: &str) -> Vec<(String, Vec<u8>)> {
-        vec![
-            ("go.sum".into(), content.into()),
-            ("toolchain".into(), "go1.26.8".into()),
-        ]
+        vec![("go.sum".into(), content.into()), ("toolchain".into(), "go1.26.8".into())]
     }
 
     #[test]
     fn key_changes_with_the_content_and_only_then() {
         assert_eq!(key(&inputs("a")), key(&inputs("a")));
         assert_ne!(key(&inputs("a")), key(&inputs("b")));
-        let moved = vec![
-            ("go.sum".into(), "".into()),
-            ("atoolchain".into(), "go1.26.8".into()),
-        ];
+        let moved = vec![("go.sum".into(), "".into()), ("atoolchain".into(), "go1.26.8".into())];
         assert_ne!(key(&inputs("a")), key(&moved));
     }
 

@@ -67,13 +67,7 @@ impl NodeRecord {
 
 impl ClusterRecord {
     /// Describes a cluster that is ready.
-    pub fn new(
-        layout: &Layout,
-        shape: Shape,
-        tools: &Tools,
-        version: &str,
-        nodes: Vec<NodeRecord>,
-    ) -> Self {
+    pub fn new(layout: &Layout, shape: Shape, tools: &Tools, version: &str, nodes: Vec<NodeRecord>) -> Self {
         Self {
             kubeconfig: layout.admin_kubeconfig(),
             kubectl: tools.kubectl.clone(),
@@ -92,26 +86,20 @@ impl ClusterRecord {
             return Ok(None);
         }
         let text = std::fs::read(&file).with_context(|| format!("read {}", file.display()))?;
-        serde_json::from_slice(&text)
-            .with_context(|| format!("understand {}", file.display()))
-            .map(Some)
+        serde_json::from_slice(&text).with_context(|| format!("understand {}", file.display())).map(Some)
     }
 
     /// Writes beside and renames, so that a reader never sees half a file.
     pub fn write(&self, layout: &Layout) -> anyhow::Result<()> {
         let file = layout.record();
         let beside = file.with_extension("json.new");
-        std::fs::write(&beside, serde_json::to_string_pretty(self)? + "\n")
-            .context("write cluster.json")?;
+        std::fs::write(&beside, serde_json::to_string_pretty(self)? + "\n").context("write cluster.json")?;
         std::fs::rename(&beside, &file).with_context(|| format!("write {}", file.display()))
     }
 
     /// What `up` was asked for.
     pub fn shape(&self) -> Shape {
         let num_nodes = u8::try_from(self.nodes.len()).unwrap_or(u8::MAX);
-        Shape {
-            num_nodes,
-            control_plane_only: self.control_plane_only,
-        }
+        Shape { num_nodes, control_plane_only: self.control_plane_only }
     }
 }

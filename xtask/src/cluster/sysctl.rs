@@ -6,11 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 
 /// What the kubelet sets (to 10, 1 and 1), whatever namespace it is in.
-const CHANGED_BY_KUBELET: [&str; 3] = [
-    "kernel/panic",
-    "kernel/panic_on_oops",
-    "vm/overcommit_memory",
-];
+const CHANGED_BY_KUBELET: [&str; 3] = ["kernel/panic", "kernel/panic_on_oops", "vm/overcommit_memory"];
 const FILE_NAME: &str = "sysctls.json";
 
 /// Writes the settings into the state folder, unless an earlier run that was not taken down did so.
@@ -30,12 +26,10 @@ fn save_from(sysctls: &Path, state: &Path) -> anyhow::Result<()> {
     }
     let mut saved = BTreeMap::new();
     for name in CHANGED_BY_KUBELET {
-        let value =
-            std::fs::read_to_string(sysctls.join(name)).with_context(|| format!("read {name}"))?;
+        let value = std::fs::read_to_string(sysctls.join(name)).with_context(|| format!("read {name}"))?;
         saved.insert(name.to_owned(), value.trim().to_owned());
     }
-    std::fs::write(&file, serde_json::to_string_pretty(&saved)?)
-        .with_context(|| format!("write {}", file.display()))
+    std::fs::write(&file, serde_json::to_string_pretty(&saved)?).with_context(|| format!("write {}", file.display()))
 }
 
 fn restore_to(sysctls: &Path, state: &Path) -> anyhow::Result<()> {
@@ -45,12 +39,8 @@ fn restore_to(sysctls: &Path, state: &Path) -> anyhow::Result<()> {
     };
     let saved: BTreeMap<String, String> =
         serde_json::from_str(&text).with_context(|| format!("read {}", file.display()))?;
-    for (name, value) in saved
-        .iter()
-        .filter(|(name, _)| CHANGED_BY_KUBELET.contains(&name.as_str()))
-    {
-        std::fs::write(sysctls.join(name), value)
-            .with_context(|| format!("put {name} back to {value}"))?;
+    for (name, value) in saved.iter().filter(|(name, _)| CHANGED_BY_KUBELET.contains(&name.as_str())) {
+        std::fs::write(sysctls.join(name), value).with_context(|| format!("put {name} back to {value}"))?;
     }
     Ok(())
 }
@@ -76,10 +66,7 @@ mod tests {
         write_all("1\n");
         save_from(&sysctls, &state).expect("should keep");
         restore_to(&sysctls, &state).expect("should restore");
-        assert_eq!(
-            std::fs::read_to_string(sysctls.join("vm/overcommit_memory")).expect("should read"),
-            "0"
-        );
+        assert_eq!(std::fs::read_to_string(sysctls.join("vm/overcommit_memory")).expect("should read"), "0");
         std::fs::remove_dir_all(folder).expect("should clean");
     }
 }
