@@ -88,6 +88,14 @@ pub enum PrepareError {
         /// What is missing.
         what: String,
     },
+    /// The machine refuses the memory.
+    #[error("allocate {num_bytes} bytes for {what}")]
+    Memory {
+        /// What it was for.
+        what: &'static str,
+        /// How much was asked for.
+        num_bytes: usize,
+    },
     /// The plan contradicts itself.
     #[error("plan is inconsistent: {0}")]
     Plan(String),
