@@ -96,6 +96,14 @@ pub enum PrepareError {
         /// How much was asked for.
         num_bytes: usize,
     },
+    /// The machine refuses the threads.
+    #[error("start {num_threads} threads")]
+    Threads {
+        /// How many, the caller's included.
+        num_threads: usize,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The plan contradicts itself.
     #[error("plan is inconsistent: {0}")]
     Plan(String),

@@ -7,6 +7,7 @@
 //! This crate knows no request, no tokenizer, no file format. It is the only one that may hold `unsafe` code.
 
 pub mod backend;
+pub mod cpu;
 pub mod dequantise;
 pub mod dtype;
 mod load;
@@ -18,6 +19,7 @@ pub mod validate;
 pub mod weights;
 
 pub use backend::{Backend, ExecuteError, Limits, LoadProgress, MemoryUse, PrepareError, PreparedModel};
+pub use cpu::{CpuBackend, Isa};
 pub use dtype::DType;
 pub use plan::{
     Activation, BufferId, BufferSpec, CacheGroupId, CacheGroupKind, CacheGroupSpec, Op, Plan, RopeScaling, RotaryId,
