@@ -120,7 +120,8 @@ impl Cache {
         let mut manifest = Manifest::read(&folder).map_err(at("read the manifest in", &folder))?;
 
         if manifest.holds(&folder, name) {
-            let record = FileRecord { bytes: metadata.len(), sha256: digest(file, progress).map_err(at("read", file))? };
+            let record =
+                FileRecord { bytes: metadata.len(), sha256: digest(file, progress).map_err(at("read", file))? };
             if manifest.files.get(name) == Some(&record) {
                 return Ok(Imported { path: target, record, already_there: true });
             }

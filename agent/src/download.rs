@@ -138,7 +138,8 @@ async fn fetch(
     let mut writer = open_partial(&partial, resumed).map_err(at("write", &partial))?;
     let mut body = response.bytes_stream();
     while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|error| DownloadError::Interrupted { file: file.to_owned(), bytes, source: error })?;
+        let chunk =
+            chunk.map_err(|error| DownloadError::Interrupted { file: file.to_owned(), bytes, source: error })?;
         writer.write_all(&chunk).map_err(at("write", &partial))?;
         bytes += chunk.len() as u64;
         progress(Progress { file: file.to_owned(), bytes, total_bytes });

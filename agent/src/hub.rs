@@ -18,7 +18,10 @@ pub struct Hub {
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     /// Nothing answered.
-    #[error("cannot reach {endpoint}: {}; import the files by hand with `kindling cache import FILE --as {source_name}`", deepest(source))]
+    #[error(
+        "cannot reach {endpoint}: {}; import the files by hand with `kindling cache import FILE --as {source_name}`",
+        deepest(source)
+    )]
     Unreachable {
         /// Address of the hub.
         endpoint: String,
@@ -114,7 +117,12 @@ impl Hub {
     }
 
     /// Starts reading a file from an offset.
-    pub(crate) async fn open(&self, source: &HubSource, file: &str, offset: u64) -> Result<reqwest::Response, HubError> {
+    pub(crate) async fn open(
+        &self,
+        source: &HubSource,
+        file: &str,
+        offset: u64,
+    ) -> Result<reqwest::Response, HubError> {
         let url = format!("{}/{}/resolve/{}/{file}", self.endpoint, source.repo(), source.revision());
         self.get(&url, source, offset).await
     }
@@ -135,7 +143,9 @@ impl Hub {
         let status = response.status().as_u16();
         let reason = match status {
             200 | 206 => return Ok(response),
-            401 | 403 => "no access: the repository is private, gated or misspelt; set HF_TOKEN to a token that may read it",
+            401 | 403 => {
+                "no access: the repository is private, gated or misspelt; set HF_TOKEN to a token that may read it"
+            }
             404 => "no such repository, revision or file",
             429 => "the hub asks for fewer requests; try again later",
             _ => "the hub failed",

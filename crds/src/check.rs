@@ -122,7 +122,8 @@ fn check_bound(
 }
 
 fn did_you_mean(name: &str, schema: &Value) -> String {
-    let known: Vec<&String> = schema["properties"].as_object().map(|fields| fields.keys().collect()).unwrap_or_default();
+    let known: Vec<&String> =
+        schema["properties"].as_object().map(|fields| fields.keys().collect()).unwrap_or_default();
     let near = known.iter().find(|field| field.eq_ignore_ascii_case(name));
     match near {
         Some(field) => format!("; did you mean {field}?"),
@@ -166,7 +167,10 @@ mod tests {
             (json!({"source": {"hf": {"repo": "no-slash"}}}), "spec.source.hf.repo: \"no-slash\" must match"),
             (json!({"source": hf, "serving": {"contextlength": 64}}), "did you mean contextLength?"),
             (json!({"source": hf, "serving": {"contextLength": "64"}}), "is of type string, must be integer"),
-            (json!({"source": hf, "serving": {"contextLength": 1}}), "spec.serving.contextLength: 1, must be at least 16"),
+            (
+                json!({"source": hf, "serving": {"contextLength": 1}}),
+                "spec.serving.contextLength: 1, must be at least 16",
+            ),
             (json!({"source": hf, "placement": {"device": "Gpu"}}), "must be one of Auto, Cuda, Cpu"),
             (json!({"source": hf, "replicas": 3}), "spec.replicas: 3, must be at most 1"),
             (

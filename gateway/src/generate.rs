@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use crate::backend::Backend;
 use crate::error::{ApiError, ErrorKind};
 use crate::observe::Record;
-pub use tokens::Totals;
 use tokens::Tokens;
+pub use tokens::Totals;
 
 /// How many of one call's prompts the runtime sees at a time. More would only fill its queue.
 const PROMPTS_AT_ONCE: usize = 4;

@@ -1,8 +1,8 @@
 //! The OpenAI API: one endpoint a file, and what they share.
 
+mod call;
 pub mod chat;
 pub mod completions;
-mod call;
 mod logprobs;
 mod message;
 pub mod models;

@@ -56,9 +56,8 @@ pub async fn serve(
         match metrics_listen {
             None => std::future::pending().await,
             Some(address) => {
-                let listener = TcpListener::bind(address)
-                    .await
-                    .map_err(|source| ServeError::ListenMetrics { address, source })?;
+                let listener =
+                    TcpListener::bind(address).await.map_err(|source| ServeError::ListenMetrics { address, source })?;
                 accept(listener, router::metrics_only(metrics), timeouts.header_read, &connections).await;
                 Ok(())
             }

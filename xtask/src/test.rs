@@ -40,7 +40,8 @@ pub fn run_test(args: Args) -> anyhow::Result<()> {
     });
     report.step("sample model", |report| prepare_sample(report, system));
     report.step("tests", |report| {
-        let mut tests = cargo(&["test", "--no-fail-fast", "--workspace", "--exclude", "kindling-e2e", "--", "--show-output"]);
+        let mut tests =
+            cargo(&["test", "--no-fail-fast", "--workspace", "--exclude", "kindling-e2e", "--", "--show-output"]);
         if system {
             tests.env("KINDLING_REQUIRE_MODEL", "1");
         }
@@ -49,7 +50,9 @@ pub fn run_test(args: Args) -> anyhow::Result<()> {
     if system {
         report.step("system", system_tests);
     } else {
-        report.skip("the cluster stories: they need root and a machine that may be changed (`cargo xtask test --system`)");
+        report.skip(
+            "the cluster stories: they need root and a machine that may be changed (`cargo xtask test --system`)",
+        );
     }
     report.finish(started)
 }
@@ -82,7 +85,8 @@ fn system_tests(report: &mut Report) -> anyhow::Result<()> {
 }
 
 fn e2e() -> Command {
-    let mut tests = cargo(&["test", "--no-fail-fast", "--package", "kindling-e2e", "--", "--show-output", "--test-threads=1"]);
+    let mut tests =
+        cargo(&["test", "--no-fail-fast", "--package", "kindling-e2e", "--", "--show-output", "--test-threads=1"]);
     tests.env("KINDLING_REQUIRE_CLUSTER", "1");
     tests
 }
@@ -160,7 +164,10 @@ impl Report {
 
 /// `ok. 12 passed; 0 failed; ...` as cargo's test runner closes.
 fn cargo_counts(line: &str) -> Option<(usize, usize)> {
-    let number_before = |word: &str| line.split(';').find_map(|part| part.trim().strip_suffix(word)?.split(' ').rfind(|w| !w.is_empty())?.parse().ok());
+    let number_before = |word: &str| {
+        line.split(';')
+            .find_map(|part| part.trim().strip_suffix(word)?.split(' ').rfind(|w| !w.is_empty())?.parse().ok())
+    };
     Some((number_before("passed")?, number_before("failed")?))
 }
 

@@ -87,7 +87,9 @@ fn join(parts: Vec<Part>, at: &str) -> Result<String, ApiError> {
         let at = format!("{at}.content[{idx}]");
         match (kind.as_str(), text) {
             ("text", Some(text)) => texts.push(text),
-            ("text", None) => return Err(ApiError::invalid(format!("{at}.text"), "is required in a part of type 'text'")),
+            ("text", None) => {
+                return Err(ApiError::invalid(format!("{at}.text"), "is required in a part of type 'text'"));
+            }
             _ => {
                 let message = format!("'{kind}' is not supported: this model reads only 'text'");
                 return Err(ApiError::invalid(format!("{at}.type"), message));

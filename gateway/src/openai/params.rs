@@ -113,9 +113,8 @@ impl Params {
 
     fn logit_bias(&self) -> Result<HashMap<u32, f32>, ApiError> {
         let entry = |(token, bias): (&String, &f32)| {
-            let id = token
-                .parse()
-                .map_err(|_| ApiError::invalid("logit_bias", format!("'{token}' is not a token id")))?;
+            let id =
+                token.parse().map_err(|_| ApiError::invalid("logit_bias", format!("'{token}' is not a token id")))?;
             check("logit_bias", bias, (-100.0..=100.0).contains(bias), "from -100 to 100")?;
             Ok((id, *bias))
         };
