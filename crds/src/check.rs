@@ -178,7 +178,8 @@ mod tests {
                 "spec.serving.kvCache.tokens: 32 must be at least contextLength (64)",
             ),
         ] {
-            assert!(faults(spec.clone()).contains(expected), "{spec}: {}", faults(spec));
+            let found = faults(spec.clone());
+            assert!(found.contains(expected), "{spec}: {found}");
         }
     }
 

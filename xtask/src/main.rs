@@ -7,11 +7,13 @@
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod binary;
 mod cluster;
 mod codegen;
 mod demo;
 mod sample;
+mod server;
 mod setup;
 mod shell;
 mod test;
@@ -33,6 +35,8 @@ enum Command {
     Test(test::Args),
     /// Write what is generated and committed: code from proto/, YAML from the CRD types.
     Codegen,
+    /// Measure TTFT, prefill and decode of the sample model through the whole path.
+    Bench(bench::Args),
     /// Make, inspect or take down a throwaway Kubernetes on this machine.
     Cluster(cluster::Args),
 }
@@ -43,6 +47,7 @@ fn main() -> anyhow::Result<()> {
         Command::Demo(args) => demo::run_demo(args),
         Command::Test(args) => test::run_test(args),
         Command::Codegen => codegen::run_codegen(),
+        Command::Bench(args) => bench::run_bench(args),
         Command::Cluster(args) => cluster::run(args),
     }
 }

@@ -74,20 +74,20 @@ fn system_tests(report: &mut Report) -> anyhow::Result<()> {
     run(&mut cargo(&["build", "--release", "--package", "kindling"]))?;
     report.step("demo", |_| run(&mut this(&["demo", "--once", "--listen", "127.0.0.1:18080"])));
     report.step("conformance", conformance);
-    if std::env::var_os("KINDLING_KUBECONFIG").is_some() {
-        return report.cargo_test(&mut e2e());
-    }
     let kindling = binary::path("release")?.display().to_string();
+    if std::env::var_os("KINDLING_KUBECONFIG").is_some() {
+        return report.cargo_test(&mut e2e(&kindling));
+    }
     run(&mut this(&["cluster", "up", "--image-binary", &kindling]))?;
-    let stories = report.cargo_test(&mut e2e());
+    let stories = report.cargo_test(&mut e2e(&kindling));
     let down = run(&mut this(&["cluster", "down"]));
     stories.and(down)
 }
 
-fn e2e() -> Command {
+fn e2e(kindling: &str) -> Command {
     let mut tests =
         cargo(&["test", "--no-fail-fast", "--package", "kindling-e2e", "--", "--show-output", "--test-threads=1"]);
-    tests.env("KINDLING_REQUIRE_CLUSTER", "1");
+    tests.env("KINDLING_REQUIRE_CLUSTER", "1").env("KINDLING_BINARY", kindling);
     tests
 }
 
