@@ -3,11 +3,11 @@
 //! Every implementation rounds alike (multiplications and additions are fused where `fma` says so and nowhere else), and
 //! sums over lanes have one order, so that instruction sets agree bit for bit.
 
-pub(super) mod portable;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
+pub(super) mod portable;
 
 /// Lanes in a vector.
 pub(super) const LANES: usize = 16;
