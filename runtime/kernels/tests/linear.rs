@@ -6,10 +6,10 @@ use common::plans::PlanBuilder;
 use common::{DTYPES, MemoryWeights, Part, assert_close, cpu_backends, limits, prepare, run, step};
 use kindling_kernels::{Activation, Backend, CpuBackend, DType, Limits, Op, Plan, ReferenceBackend, Rows, Step};
 
-/// Activations are rounded to int8: measured 6.6e-3 at most on 2026-11-22.
-const INT_TOLERANCE: f64 = 1e-2;
-/// Order of f32 sums: measured 5e-7 at most on 2026-11-22.
-const FLOAT_TOLERANCE: f64 = 2e-6;
+/// Activations are rounded to int8: measured 7.9e-3 at most on 2026-11-22.
+const INT_TOLERANCE: f64 = 1.5e-2;
+/// Order of f32 sums: measured 2.8e-7 at most on 2026-11-22.
+const FLOAT_TOLERANCE: f64 = 1e-6;
 
 const SHAPES: [(usize, usize); 6] = [(1, 32), (17, 96), (96, 32), (576, 576), (200, 1536), (1536, 576)];
 const ROWS: [usize; 6] = [1, 2, 3, 5, 17, 33];

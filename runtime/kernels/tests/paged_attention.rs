@@ -9,8 +9,8 @@ use kindling_kernels::{
     Backend, CacheGroupId, CacheGroupKind, CacheGroupSpec, Limits, Op, Plan, ReferenceBackend, Rows,
 };
 
-/// Keys and values are rounded to f16: measured 3.0e-4 at most on 2026-11-22.
-const TOLERANCE: f64 = 1e-3;
+/// Keys and values are rounded to f16: measured 2.5e-4 at most on 2026-11-22.
+const TOLERANCE: f64 = 5e-4;
 
 /// `(query heads, key heads, elements per head)`: as in SmolLM2, odd, and large; then heads that fill no vector.
 const HEADS: [(usize, usize, usize); 6] = [(9, 3, 64), (4, 4, 80), (8, 1, 128), (5, 1, 32), (2, 2, 20), (1, 1, 7)];
@@ -34,18 +34,21 @@ fn tokens(rng: &mut Rng, len: usize, vocab_size: usize) -> Vec<u32> {
     (0..len).map(|_| rng.below(vocab_size) as u32).collect()
 }
 
-/// Runs `tokens` in steps of the given lengths; the rows of all steps one after another.
+/// A sequence: its tokens and its blocks.
+type Sequence<'a> = (&'a [u32], &'a [u32]);
+
+/// Runs a sequence in steps of the given lengths; the rows of all steps one after another.
 fn in_steps(
     backend: &dyn Backend,
     model: &(Plan, MemoryWeights),
-    (tokens, blocks): (&[u32], &[u32]),
+    (tokens, blocks): Sequence<'_>,
     (cuts, limits): (&[usize], &Limits),
 ) -> Vec<f32> {
     let mut prepared = prepare(backend, &model.0, &model.1, limits);
     let (mut rows, mut logits, mut context_len) = (Vec::new(), Vec::new(), 0);
     for cut in cuts {
         let part = Part { tokens: &tokens[context_len..context_len + cut], context_len, blocks };
-        prepared.execute(&step(&[part], 1), &mut logits).unwrap();
+        prepared.execute(&step(&[part], 1), &mut logits).expect("the step should be valid");
         rows.extend_from_slice(&logits);
         context_len += cut;
     }

@@ -5,14 +5,17 @@ mod common;
 use common::llama::{Llama, TINY};
 use common::{DTYPES, Part, Rng, assert_close, cpu_backends, limits, prepare, run, step};
 use kindling_kernels::{
-    Backend, BufferId, CacheGroupKind, CpuBackend, DType, Limits, Op, PrepareError, ReferenceBackend, StepError,
+    Backend, BufferId, CacheGroupKind, CpuBackend, DType, Limits, Op, PrepareError, ReferenceBackend, Step, StepError,
     WeightError, WeightId,
 };
 
-/// int8 activations through two layers of random weights: measured 1.3e-2 at most on 2026-11-22.
+/// int8 activations through two layers of random weights: measured 1.5e-2 at most on 2026-11-22.
 const INT_TOLERANCE: f64 = 3e-2;
-/// f16 keys and values: measured 3e-4 at most on 2026-11-22.
+/// f16 keys and values: measured 3.1e-4 at most on 2026-11-22.
 const FLOAT_TOLERANCE: f64 = 1e-3;
+
+/// Breaks a valid step.
+type Damage = fn(&mut Step);
 
 fn tokens(len: usize) -> Vec<u32> {
     let mut rng = Rng(11);
@@ -99,7 +102,7 @@ fn an_invalid_step_is_refused_and_leaves_the_cache_alone() {
         let first = step(&[Part { tokens: &tokens[..20], context_len: 0, blocks: &blocks }], 1);
         prepared.execute(&first, &mut logits).unwrap();
         let good = step(&[Part { tokens: &tokens[20..], context_len: 20, blocks: &blocks }], 1);
-        let damage: [(&str, fn(&mut kindling_kernels::Step)); 9] = [
+        let damage: [(&str, Damage); 9] = [
             ("token id", |step| step.token_ids[0] = 200),
             ("block id", |step| step.sequences[0].block_tables[0][0] = 64),
             ("block count", |step| step.sequences[0].block_tables[0].truncate(1)),
@@ -124,7 +127,7 @@ fn an_invalid_step_is_refused_and_leaves_the_cache_alone() {
 #[test]
 fn logits_of_an_empty_step_are_refused() {
     let (plan, _) = TINY.build();
-    let step = kindling_kernels::Step { logit_indices: vec![0], ..Default::default() };
+    let step = Step { logit_indices: vec![0], ..Default::default() };
     assert!(matches!(step.validate(&plan, &limits()), Err(StepError::Inconsistent { .. })));
 }
 
