@@ -1,10 +1,13 @@
 //! Step 4, writes: makes the cluster hold what was built.
 
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::jiff::Timestamp;
 use kindling_api::{ConditionType, LocalModel, MANAGER};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::build::Desired;
 use crate::dereference::{Existing, References};
@@ -40,29 +43,34 @@ pub enum PodFate {
 /// Writing failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The Service could not be applied.
-    #[error("applying service {name}")]
-    ApplyService {
+    /// An object could not be applied.
+    #[error("applying {kind} {name}")]
+    Apply {
+        /// Its kind.
+        kind: String,
         /// Its name.
         name: String,
+        /// Why.
         #[source]
-        source: Box<kube::Error>,
+        source: kube::Error,
     },
     /// The pod could not be made.
     #[error("creating pod {name}")]
     CreatePod {
         /// Its name.
         name: String,
+        /// Why.
         #[source]
-        source: Box<kube::Error>,
+        source: kube::Error,
     },
     /// The pod could not be deleted.
     #[error("deleting pod {name}")]
     DeletePod {
         /// Its name.
         name: String,
+        /// Why.
         #[source]
-        source: Box<kube::Error>,
+        source: kube::Error,
     },
 }
 
@@ -77,23 +85,28 @@ pub async fn apply(
     desired: Desired,
 ) -> Result<Applied, ApplyError> {
     let namespace = object.namespace().unwrap_or_default();
-    let service = match references.service {
-        Existing::Leftover | Existing::Foreign => None,
-        Existing::None | Existing::Ours(_) => Some(apply_service(client, &namespace, &desired.service).await?),
-    };
+    if references.service.is_leftover() || references.service_account.is_leftover() {
+        // an earlier LocalModel of this name: the garbage collector is at it
+        return Ok(Applied { service: None, pod: PodFate::Leaving });
+    }
+    apply_object(client, &namespace, &desired.service_account).await?;
+    let service = apply_object(client, &namespace, &desired.service).await?;
     let now = Timestamp::now();
     let step = replace::decide(&references.pod, desired.pod.as_ref(), not_ready_since(object), now);
     let pods = Api::<Pod>::namespaced(client.clone(), &namespace);
     let pod = take_step(&pods, step, references.pod, desired.pod).await?;
-    Ok(Applied { service, pod })
+    Ok(Applied { service: Some(service), pod })
 }
 
-async fn apply_service(client: &Client, namespace: &str, service: &Service) -> Result<Service, ApplyError> {
-    let name = service.name_any();
-    let services = Api::<Service>::namespaced(client.clone(), namespace);
+async fn apply_object<T>(client: &Client, namespace: &str, object: &T) -> Result<T, ApplyError>
+where
+    T: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
+{
+    let name = object.name_any();
+    let api = Api::<T>::namespaced(client.clone(), namespace);
     let params = PatchParams::apply(MANAGER).force();
-    let applied = services.patch(&name, &params, &Patch::Apply(service)).await;
-    applied.map_err(|source| ApplyError::ApplyService { name, source: Box::new(source) })
+    let applied = api.patch(&name, &params, &Patch::Apply(object)).await;
+    applied.map_err(|source| ApplyError::Apply { kind: T::kind(&()).into_owned(), name, source })
 }
 
 async fn take_step(
@@ -118,7 +131,7 @@ async fn create(pods: &Api<Pod>, pod: &Pod) -> Result<PodFate, ApplyError> {
         Ok(created) => Ok(PodFate::Present(Box::new(created))),
         // somebody was quicker since the read; the next reconcile sees who
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(PodFate::Leaving),
-        Err(source) => Err(ApplyError::CreatePod { name: pod.name_any(), source: Box::new(source) }),
+        Err(source) => Err(ApplyError::CreatePod { name: pod.name_any(), source }),
     }
 }
 
@@ -128,7 +141,7 @@ async fn delete(pods: &Api<Pod>, pod: &Pod) -> Result<PodFate, ApplyError> {
     match pods.delete(&pod.name_any(), &params).await {
         Ok(_) => Ok(PodFate::Leaving),
         Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(PodFate::Leaving),
-        Err(source) => Err(ApplyError::DeletePod { name: pod.name_any(), source: Box::new(source) }),
+        Err(source) => Err(ApplyError::DeletePod { name: pod.name_any(), source }),
     }
 }
 

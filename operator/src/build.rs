@@ -2,10 +2,11 @@
 
 mod pod;
 mod service;
+mod service_account;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kindling_api::{MANAGER, MODEL_LABEL};
 
@@ -14,19 +15,26 @@ use crate::validate::ValidatedModel;
 
 pub use pod::{model_path, pod, pod_digest};
 pub use service::service;
+pub use service_account::service_account;
 
 /// Everything that should exist.
 #[derive(Clone, Debug)]
 pub struct Desired {
     /// The pod, where one should run.
     pub pod: Option<Pod>,
+    /// Who the pod runs as.
+    pub service_account: ServiceAccount,
     /// The stable address in front of it.
     pub service: Service,
 }
 
 /// The objects of a model.
 pub fn build(model: &ValidatedModel, config: &OperatorConfig) -> Desired {
-    Desired { pod: model.is_running.then(|| pod(model, config)), service: service(model) }
+    Desired {
+        service_account: service_account(model),
+        service: service(model),
+        pod: model.is_running.then(|| pod(model, config)),
+    }
 }
 
 /// Name of a model's pod.

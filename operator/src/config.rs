@@ -14,9 +14,6 @@ pub struct OperatorConfig {
     pub runtime_image: String,
     /// `Always`, `IfNotPresent` or `Never`; `None` leaves it to Kubernetes.
     pub image_pull_policy: Option<String>,
-    /// Service account of the pods that serve models; it needs no rights. `None` means the namespace's default one,
-    /// whose token is not mounted either.
-    pub runtime_service_account: Option<String>,
     /// Requests and limits of the container that serves a model.
     pub runtime_resources: Option<ResourceRequirements>,
     /// Folder of the cache on every node.

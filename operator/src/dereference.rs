@@ -1,7 +1,7 @@
 //! Step 1, reads: what the cluster already holds under the names that a LocalModel will use.
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
 use kindling_api::LocalModel;
 use kube::api::Api;
 use kube::{Client, Resource, ResourceExt};
@@ -16,6 +16,8 @@ pub struct References {
     pub pod: Existing<Pod>,
     /// Under the name of the model's Service.
     pub service: Existing<Service>,
+    /// Under the name of the ServiceAccount of the model's pod.
+    pub service_account: Existing<ServiceAccount>,
 }
 
 /// What lies under a name.
@@ -35,19 +37,14 @@ pub enum Existing<T> {
 /// Reading failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DereferenceError {
-    /// The pod could not be read.
-    #[error("reading pod {name}")]
-    ReadPod {
+    /// An object could not be read.
+    #[error("reading {kind} {name}")]
+    Read {
+        /// Its kind.
+        kind: String,
         /// Its name.
         name: String,
-        #[source]
-        source: kube::Error,
-    },
-    /// The Service could not be read.
-    #[error("reading service {name}")]
-    ReadService {
-        /// Its name.
-        name: String,
+        /// Why.
         #[source]
         source: kube::Error,
     },
@@ -59,21 +56,23 @@ pub enum DereferenceError {
 /// If the API server does not answer or does not allow it.
 pub async fn dereference(client: &Client, object: &LocalModel) -> Result<References, DereferenceError> {
     let model = object.name_any();
-    let name = build::pod_name(&model);
-    let pod =
-        read(client, object, &name).await.map_err(|source| DereferenceError::ReadPod { name: name.clone(), source })?;
-    let service = read(client, object, &model)
-        .await
-        .map_err(|source| DereferenceError::ReadService { name: model.clone(), source })?;
-    Ok(References { pod, service })
+    Ok(References {
+        pod: read(client, object, &build::pod_name(&model)).await?,
+        service: read(client, object, &model).await?,
+        service_account: read(client, object, &model).await?,
+    })
 }
 
-async fn read<T>(client: &Client, object: &LocalModel, name: &str) -> Result<Existing<T>, kube::Error>
+async fn read<T>(client: &Client, object: &LocalModel, name: &str) -> Result<Existing<T>, DereferenceError>
 where
     T: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
 {
     let api = Api::<T>::namespaced(client.clone(), &object.namespace().unwrap_or_default());
-    let found = api.get_opt(name).await?;
+    let found = api.get_opt(name).await.map_err(|source| DereferenceError::Read {
+        kind: T::kind(&()).into_owned(),
+        name: name.to_owned(),
+        source,
+    })?;
     Ok(found.map_or(Existing::None, |found| classify(found, object.meta().uid.as_deref())))
 }
 

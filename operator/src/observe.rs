@@ -159,7 +159,7 @@ fn fetch_situation(container: &ContainerStatus) -> Option<Situation> {
         return Some(Situation::Fetching);
     }
     Some(match last_end(container) {
-        Some((message, _)) => Situation::FetchFailed { message },
+        Some(message) => Situation::FetchFailed { message },
         None => Situation::Pending,
     })
 }
@@ -170,13 +170,13 @@ fn runtime_situation(container: &ContainerStatus) -> Situation {
         return Situation::Started { is_ready: container.ready };
     }
     match last_end(container) {
-        Some((message, _)) => Situation::Crashed { message, restarts: container.restart_count },
+        Some(message) => Situation::Crashed { message, restarts: container.restart_count },
         None => Situation::Pending,
     }
 }
 
 /// How the container last ended: its own words where it left some, and the exit code.
-fn last_end(container: &ContainerStatus) -> Option<(String, i32)> {
+fn last_end(container: &ContainerStatus) -> Option<String> {
     let ended = |state: &Option<ContainerState>| state.as_ref().and_then(|state| state.terminated.clone());
     let end = ended(&container.state).or_else(|| ended(&container.last_state))?;
     let words = end.message.as_deref().map(str::trim).filter(|words| !words.is_empty());
@@ -186,7 +186,7 @@ fn last_end(container: &ContainerStatus) -> Option<(String, i32)> {
         Some(words) => words.to_owned(),
         None => format!("{reason} (exit code {})", end.exit_code),
     };
-    Some((message, end.exit_code))
+    Some(message)
 }
 
 fn unschedulable(pod: &Pod) -> Option<String> {

@@ -2,6 +2,7 @@
 
 /// Why a condition has its status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the words are chosen to need no explanation; messages say what to do")]
 pub enum Reason {
     // the spec
     Accepted,

@@ -19,12 +19,13 @@ use crate::runtime_info::GrpcRuntimeInfo;
 pub enum RunError {
     /// No kubeconfig, no service account, or no API server.
     #[error("connecting to the cluster")]
-    Connect(#[source] Box<kube::Error>),
+    Connect(#[source] kube::Error),
     /// The port is taken.
     #[error("listening on {address}")]
     Listen {
         /// What was asked for.
         address: std::net::SocketAddr,
+        /// Why.
         #[source]
         source: std::io::Error,
     },
@@ -56,7 +57,7 @@ impl RunError {
 /// # Errors
 /// If it can't start, or lost its lease: the process should end then, and be started again.
 pub async fn run(config: OperatorConfig, shutdown: CancellationToken) -> Result<(), RunError> {
-    let client = Client::try_default().await.map_err(|source| RunError::Connect(Box::new(source)))?;
+    let client = Client::try_default().await.map_err(RunError::Connect)?;
     run_with(client, config, shutdown).await
 }
 

@@ -217,6 +217,9 @@ fn validate_names_free(model: &str, references: &References) -> Result<(), Valid
     if references.service.is_foreign() {
         return Err(ValidateError::NameTaken { kind: "Service", name: model.to_owned() });
     }
+    if references.service_account.is_foreign() {
+        return Err(ValidateError::NameTaken { kind: "ServiceAccount", name: model.to_owned() });
+    }
     Ok(())
 }
 

@@ -27,6 +27,7 @@ fn check(case: &Path) {
     let model = validate(&object, &References::default(), &config).unwrap();
     let desired = build(&model, &config);
     check_file(&case.join("expected/service.yaml"), Some(&desired.service));
+    check_file(&case.join("expected/service_account.yaml"), Some(&desired.service_account));
     check_file(&case.join("expected/pod.yaml"), desired.pod.as_ref());
 }
 

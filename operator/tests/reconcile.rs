@@ -21,6 +21,9 @@ const MODEL: &str = "/apis/kindling.dev/v1alpha1/namespaces/models/localmodels/s
 const POD: &str = "/api/v1/namespaces/models/pods/smollm2-0";
 const SERVICE: &str = "/api/v1/namespaces/models/services/smollm2";
 
+/// Made good at every reconcile, whether or not something changed.
+const APPLIES: [&str; 2] = ["PATCH serviceaccounts/smollm2", "PATCH services/smollm2"];
+
 #[derive(Clone, Default)]
 struct FakeRuntime(Arc<Mutex<Option<GetModelInfoResponse>>>);
 
@@ -114,7 +117,7 @@ async fn new_model_applies_service_and_creates_pod() {
     scenario.reconcile().await.unwrap();
     assert_eq!(
         scenario.api.take_writes(),
-        ["PATCH services/smollm2", "POST pods", "PATCH localmodels/smollm2/status", "POST events/Accepted", "POST events/PodPending"]
+        ["PATCH serviceaccounts/smollm2", "PATCH services/smollm2", "POST pods", "PATCH localmodels/smollm2/status", "POST events/Accepted", "POST events/PodPending"]
     );
     assert_eq!(scenario.reason(), "PodPending");
     assert_eq!(scenario.model().endpoint(), Some("10.96.0.7:50051"));
@@ -126,7 +129,7 @@ async fn unchanged_model_writes_no_status_and_no_event() {
     scenario.reconcile().await.unwrap();
     scenario.api.take_writes();
     assert_eq!(scenario.reconcile().await.unwrap(), Action::await_change());
-    assert_eq!(scenario.api.take_writes(), ["PATCH services/smollm2"]);
+    assert_eq!(scenario.api.take_writes(), APPLIES);
 }
 
 #[tokio::test]
@@ -181,7 +184,7 @@ async fn changed_alias_leaves_the_pod_alone() {
     scenario.edit_model("gateway", json!({ "aliases": ["smol"] }));
     scenario.api.take_writes();
     scenario.reconcile().await.unwrap();
-    assert_eq!(scenario.api.take_writes(), ["PATCH services/smollm2", "PATCH localmodels/smollm2/status"]);
+    assert_eq!(scenario.api.take_writes(), [APPLIES[0], APPLIES[1], "PATCH localmodels/smollm2/status"]);
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ pub fn pod(model: &ValidatedModel, config: &OperatorConfig) -> Pod {
             node_selector: (!inputs.node_selector.is_empty()).then(|| inputs.node_selector.clone()),
             tolerations: (!inputs.tolerations.is_empty()).then(|| inputs.tolerations.clone()),
             runtime_class_name: inputs.runtime_class_name.clone(),
-            service_account_name: config.runtime_service_account.clone(),
+            service_account_name: Some(model.name.clone()),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
             restart_policy: Some("Always".to_owned()),

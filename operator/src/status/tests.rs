@@ -135,7 +135,8 @@ fn unreachable_cluster_leaves_a_serving_model_ready() {
     object.status = Some(compute(&object, &loaded, at(1)));
     let unreachable = || {
         let source = kube::Error::LinesCodecMaxLineLengthExceeded;
-        Err(Error::Dereference(DereferenceError::ReadPod { name: "smollm2-0".to_owned(), source }))
+        let (kind, name) = ("Pod".to_owned(), "smollm2-0".to_owned());
+        Err(Error::Dereference(DereferenceError::Read { kind, name, source }))
     };
     assert_eq!(Some(compute(&object, &unreachable(), at(2))), object.status);
     let status = compute(&model(), &unreachable(), at(2));

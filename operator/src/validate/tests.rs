@@ -25,7 +25,6 @@ fn config() -> OperatorConfig {
         namespace: None,
         runtime_image: "kindling:test".to_owned(),
         image_pull_policy: None,
-        runtime_service_account: None,
         runtime_resources: None,
         cache_host_path: PathBuf::from("/var/lib/kindling/cache"),
         allowed_host_path_prefixes: vec![PathBuf::from("/srv/models")],
@@ -119,9 +118,10 @@ fn rejects_more_replicas_than_one() {
 
 #[test]
 fn rejects_a_name_that_somebody_else_has() {
-    let pod = References { pod: Existing::Foreign, service: Existing::None };
-    let service = References { pod: Existing::None, service: Existing::Foreign };
-    for references in [pod, service] {
+    let pod = References { pod: Existing::Foreign, ..References::default() };
+    let service = References { service: Existing::Foreign, ..References::default() };
+    let service_account = References { service_account: Existing::Foreign, ..References::default() };
+    for references in [pod, service, service_account] {
         let error = validate(&accepted(), &references, &config()).unwrap_err();
         assert_eq!(error.reason(), Reason::NameTaken);
     }

@@ -12,7 +12,6 @@ pub fn config() -> OperatorConfig {
         namespace: None,
         runtime_image: "registry.example/kindling:0.1.0".to_owned(),
         image_pull_policy: Some("IfNotPresent".to_owned()),
-        runtime_service_account: None,
         runtime_resources: None,
         cache_host_path: PathBuf::from("/var/lib/kindling/cache"),
         allowed_host_path_prefixes: vec![PathBuf::from("/srv/models")],
