@@ -1,0 +1,100 @@
+//! The chart as helm renders it: what each service account may do, and how pods are confined. Needs `helm` on the
+//! PATH or in `KINDLING_HELM`; says aloud when it is not there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+fn chart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/kindling")
+}
+
+/// The rendered objects, or `None` without helm.
+fn render(settings: &[&str]) -> Option<Vec<Value>> {
+    let helm = std::env::var_os("KINDLING_HELM").unwrap_or_else(|| "helm".into());
+    let mut command = Command::new(helm);
+    command.args(["template", "kindling", "--namespace", "kindling-system"]).arg(chart());
+    settings.iter().for_each(|setting| drop(command.args(["--set", setting])));
+    let output = match command.output() {
+        Ok(output) => output,
+        Err(error) => {
+            eprintln!("SKIPPED: no helm ({error}); set KINDLING_HELM to its path");
+            return None;
+        }
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let documents = serde_norway::Deserializer::from_str(&text);
+    Some(documents.map(|document| Value::deserialize(document).unwrap()).filter(|value| !value.is_null()).collect())
+}
+
+fn of_kind<'a>(objects: &'a [Value], kinds: &'a [&str]) -> impl Iterator<Item = &'a Value> {
+    objects.iter().filter(move |object| kinds.contains(&object["kind"].as_str().unwrap_or_default()))
+}
+
+/// Service account → binding's scope → rules.
+fn rights(objects: &[Value]) -> Value {
+    let mut rights = BTreeMap::<String, Vec<Value>>::new();
+    for account in of_kind(objects, &["ServiceAccount"]) {
+        rights.insert(account["metadata"]["name"].as_str().unwrap().to_owned(), Vec::new());
+    }
+    for binding in of_kind(objects, &["ClusterRoleBinding", "RoleBinding"]) {
+        let (kind, name) = (&binding["roleRef"]["kind"], &binding["roleRef"]["name"]);
+        let role = objects.iter().find(|role| &role["kind"] == kind && &role["metadata"]["name"] == name).unwrap();
+        let scope = binding["metadata"].get("namespace").cloned().unwrap_or(json!("all namespaces"));
+        for subject in binding["subjects"].as_array().unwrap() {
+            let account = rights.get_mut(subject["name"].as_str().unwrap()).unwrap();
+            account.push(json!({ "in": scope, "rules": role["rules"] }));
+        }
+    }
+    json!(rights)
+}
+
+#[test]
+fn service_accounts_may_do_what_is_committed_and_no_more() {
+    let Some(objects) = render(&[]) else { return };
+    let rights = serde_norway::to_string(&rights(&objects)).unwrap();
+    let path = chart().join("rbac.expected.yaml");
+    if std::env::var_os("KINDLING_REWRITE").is_some() {
+        fs::write(&path, &rights).unwrap();
+    }
+    assert_eq!(rights, fs::read_to_string(&path).unwrap_or_default(), "{}", path.display());
+}
+
+#[test]
+fn watching_one_namespace_needs_no_cluster_wide_right() {
+    let Some(objects) = render(&["watchNamespace=models"]) else { return };
+    assert_eq!(of_kind(&objects, &["ClusterRole", "ClusterRoleBinding"]).count(), 0);
+    let operator = rights(&objects)["kindling-operator"].to_string();
+    assert!(operator.contains("\"in\":\"models\""), "{operator}");
+}
+
+#[test]
+fn every_container_is_confined() {
+    let Some(objects) = render(&[]) else { return };
+    let deployments: Vec<_> = of_kind(&objects, &["Deployment"]).collect();
+    assert_eq!(deployments.len(), 2);
+    for deployment in deployments {
+        let pod = &deployment["spec"]["template"]["spec"];
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], json!(true));
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], json!("RuntimeDefault"));
+        for container in pod["containers"].as_array().unwrap() {
+            let context = &container["securityContext"];
+            assert_eq!(context["allowPrivilegeEscalation"], json!(false));
+            assert_eq!(context["readOnlyRootFilesystem"], json!(true));
+            assert_eq!(context["capabilities"]["drop"], json!(["ALL"]));
+        }
+    }
+}
+
+#[test]
+fn crd_is_in_the_chart_and_outlives_it() {
+    let Some(objects) = render(&[]) else { return };
+    let crd = of_kind(&objects, &["CustomResourceDefinition"]).next().unwrap();
+    assert_eq!(crd["metadata"]["annotations"]["helm.sh/resource-policy"], json!("keep"));
+    assert_eq!(crd["spec"], serde_json::to_value(kindling_api::crd()).unwrap()["spec"]);
+}
