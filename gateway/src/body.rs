@@ -77,8 +77,9 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
         }
         ApiError::invalid(path, inner.to_string())
     })?;
-    json.end()
-        .map_err(|error| ApiError::new(ErrorKind::InvalidRequest, format!("the body is not a JSON request: {error}")))?;
+    json.end().map_err(|error| {
+        ApiError::new(ErrorKind::InvalidRequest, format!("the body is not a JSON request: {error}"))
+    })?;
     Ok(parsed)
 }
 

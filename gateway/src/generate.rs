@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use crate::backend::Backend;
 use crate::error::{ApiError, ErrorKind};
 use crate::observe::Record;
-pub use tokens::Totals;
 use tokens::Tokens;
+pub use tokens::Totals;
 
 /// How many of one call's prompts the runtime sees at a time. More would only fill its queue.
 const PROMPTS_AT_ONCE: usize = 4;
@@ -164,7 +164,7 @@ impl Generation {
 
 fn responses(backend: &Backend, prompt: u32, request: GenerateRequest) -> Responses {
     let mut client = backend.client();
-    let call = async move { Ok(client.generate(request).await?.into_inner()) };
+    let call = async move { Ok::<_, tonic::Status>(client.generate(request).await?.into_inner()) };
     stream::once(call).try_flatten().map_ok(move |response| (prompt, response)).boxed()
 }
 

@@ -5,9 +5,7 @@
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header;
-use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
-};
+use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 use std::sync::Arc;
 
 /// Requests take from a millisecond (a refusal) to many minutes (an agent's turn on a small machine).
@@ -56,10 +54,8 @@ impl Metrics {
             registry.register(Box::new(histogram.clone()))?;
             Ok::<_, prometheus::Error>(histogram)
         };
-        let in_flight = IntGaugeVec::new(
-            Opts::new("kindling_gateway_requests_in_flight", "Requests being answered."),
-            &["route"],
-        )?;
+        let in_flight =
+            IntGaugeVec::new(Opts::new("kindling_gateway_requests_in_flight", "Requests being answered."), &["route"])?;
         registry.register(Box::new(in_flight.clone()))?;
         Ok(Self {
             requests: counter("requests_total", "Finished requests; code 499 hung up.", &["route", "model", "code"])?,

@@ -110,7 +110,8 @@ pub async fn observe(State(metrics): State<Arc<Metrics>>, mut request: Request, 
 /// Sane means: short, and of letters that no log or header minds.
 fn client_request_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get(REQUEST_ID)?.to_str().ok()?;
-    let is_sane = (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/".contains(&b));
+    let is_sane =
+        (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/".contains(&b));
     is_sane.then(|| id.to_owned())
 }
 

@@ -53,12 +53,12 @@ pub async fn serve(
     let connections = GracefulShutdown::new();
     let api = accept(listener, router::api(app, metrics_listen.is_none()), timeouts.header_read, &connections);
     let scraped = async {
+        // Without a port of their own they are served by the API's, and nothing ends here.
         match metrics_listen {
-            None => std::future::pending().await,
+            None => std::future::pending::<Result<(), ServeError>>().await,
             Some(address) => {
-                let listener = TcpListener::bind(address)
-                    .await
-                    .map_err(|source| ServeError::ListenMetrics { address, source })?;
+                let listener =
+                    TcpListener::bind(address).await.map_err(|source| ServeError::ListenMetrics { address, source })?;
                 accept(listener, router::metrics_only(metrics), timeouts.header_read, &connections).await;
                 Ok(())
             }

@@ -66,8 +66,7 @@ fn chunk<'a>(head: &'a Head, choices: &'a [Choice<'a>]) -> Chunk<'a> {
 
 impl Chunks for ChatChunks {
     fn begin(&mut self, head: &Head, choice: u32, out: &mut Frames) {
-        let delta =
-            Delta { role: Some("assistant"), content: Some(""), refusal: Some(None), ..Delta::default() };
+        let delta = Delta { role: Some("assistant"), content: Some(""), refusal: Some(None), ..Delta::default() };
         out.data(&chunk(head, &[Choice { index: choice, delta, logprobs: None, finish_reason: None }]));
     }
 

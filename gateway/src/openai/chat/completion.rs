@@ -82,8 +82,13 @@ pub async fn collect(mut answer: Answer, has_logprobs: bool) -> Result<Response,
 
 impl Choice {
     fn new(index: u32, has_logprobs: bool) -> Self {
-        let message =
-            Message { role: "assistant", content: String::new(), refusal: None, reasoning_content: None, reasoning: None };
+        let message = Message {
+            role: "assistant",
+            content: String::new(),
+            refusal: None,
+            reasoning_content: None,
+            reasoning: None,
+        };
         Self { index, message, logprobs: has_logprobs.then(ChatLogprobs::default), finish_reason: "stop" }
     }
 }
