@@ -6,6 +6,7 @@ mod fake_runtime;
 mod harness;
 
 mod openai_chat;
+mod openai_cluster;
 mod openai_completions;
 mod openai_errors;
 mod openai_hang_ups;

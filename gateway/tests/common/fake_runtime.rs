@@ -2,6 +2,7 @@
 //!
 //! Used by the tests and by the example server.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -58,14 +59,20 @@ impl FakeRuntime {
         Self { script: Arc::new(script), requests: Arc::default(), aborted: watch::Sender::new(0) }
     }
 
-    /// Serves on a loopback port and connects to it.
-    pub async fn start(&self) -> Channel {
+    /// Serves on a loopback port.
+    pub async fn listen(&self) -> SocketAddr {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a loopback port should be free");
         let address = listener.local_addr().expect("a listener should have an address");
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         let server = Server::builder().add_service(InferenceServer::new(self.clone())).serve_with_incoming(incoming);
         tokio::spawn(server);
-        Endpoint::from_shared(format!("http://{address}")).expect("an address should be a URI").connect_lazy()
+        address
+    }
+
+    /// Serves on a loopback port and connects to it.
+    pub async fn start(&self) -> Channel {
+        let uri = format!("http://{}", self.listen().await);
+        Endpoint::from_shared(uri).expect("an address should be a URI").connect_lazy()
     }
 }
 
