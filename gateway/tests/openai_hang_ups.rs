@@ -1,11 +1,12 @@
 //! A client that leaves takes its request with it.
 
+use kindling_proto::v1::FinishReason;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::fake_runtime::{Step, content, greet, prompt};
-use crate::harness::{Gateway, gateway, hello, merged};
+use crate::fake_runtime::{Step, content, finish, greet, prompt};
+use crate::harness::{Gateway, gateway, gateway_with, hello, merged};
 
 const GONE: &str = r#"kindling_gateway_client_disconnects_total{model="demo/tiny",route="chat_completions"} 1"#;
 
@@ -66,6 +67,37 @@ async fn leaving_aborts_every_prompt() {
     let left = tokio::time::timeout(std::time::Duration::from_millis(500), request).await;
     assert!(left.is_err());
     gateway.aborted(3).await;
+}
+
+#[tokio::test]
+async fn a_client_that_stops_reading_is_taken_for_gone() {
+    let endless = |_: &_| {
+        let text = "much ".repeat(4000);
+        std::iter::once(prompt(3)).chain(std::iter::repeat_n(content(0, &text), 2000)).chain([Step::Hang]).collect()
+    };
+    let patience = std::time::Duration::from_millis(100);
+    let gateway = gateway_with(endless, |config| config.timeouts.write_stall = patience).await;
+    let response = gateway.http.post(format!("{}/v1/chat/completions", gateway.url));
+    let response = response.body(merged(hello(), json!({"stream": true})).to_string()).send().await.unwrap();
+    gateway.aborted(1).await;
+    drop(response);
+    gateway.metric(GONE).await;
+}
+
+#[tokio::test]
+async fn a_shutdown_waits_for_running_requests_and_takes_no_new_ones() {
+    let slow = |_: &_| {
+        let pause = Step::Wait(std::time::Duration::from_millis(300));
+        vec![prompt(3), content(0, "one"), pause, content(0, "two"), finish(0, FinishReason::Stop, 2)]
+    };
+    let gateway = gateway_with(slow, |config| config.timeouts.drain = crate::harness::DEADLINE).await;
+    let url = format!("{}/v1/chat/completions", gateway.url);
+    let body = merged(hello(), json!({"stream": true})).to_string();
+    let response = gateway.http.post(&url).body(body).send().await.unwrap();
+    gateway.stop.send(()).unwrap();
+    let text = response.text().await.unwrap();
+    assert!(text.contains("two") && text.ends_with("data: [DONE]\n\n"), "{text}");
+    assert!(reqwest::Client::new().get(&gateway.url).send().await.is_err());
 }
 
 #[tokio::test]

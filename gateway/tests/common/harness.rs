@@ -20,7 +20,8 @@ pub struct Gateway {
     pub runtime: FakeRuntime,
     pub routes: StaticRoutes,
     pub http: reqwest::Client,
-    _stop: oneshot::Sender<()>,
+    /// Sent or dropped, it asks the gateway to shut down.
+    pub stop: oneshot::Sender<()>,
 }
 
 /// A gateway that serves `demo/tiny`, also called `gpt-4`, with default settings.
@@ -51,7 +52,7 @@ pub async fn gateway_with(
     tokio::spawn(serve(config, listener, async move {
         stopped.await.ok();
     }));
-    Gateway { url, runtime, routes, http: reqwest::Client::new(), _stop: stop }
+    Gateway { url, runtime, routes, http: reqwest::Client::new(), stop }
 }
 
 /// What came back, read to its end.
