@@ -39,6 +39,8 @@ pub struct Timeouts {
     pub header_read: Duration,
     /// For a client to send its body.
     pub body_read: Duration,
+    /// For a client to take something of its answer; one that reads nothing for so long has hung up.
+    pub write_stall: Duration,
     /// For one request from its body to its last byte.
     pub request: Duration,
     /// How long a streaming answer waits for the runtime's first word, to tell refusals by status code.
@@ -55,6 +57,7 @@ impl Default for Timeouts {
         Self {
             header_read: Duration::from_secs(75),
             body_read: Duration::from_secs(60),
+            write_stall: Duration::from_secs(60),
             request: Duration::from_secs(3600),
             stream_open: Duration::from_secs(5),
             keepalive: Duration::from_secs(10),

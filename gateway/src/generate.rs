@@ -164,7 +164,7 @@ impl Generation {
 
 fn responses(backend: &Backend, prompt: u32, request: GenerateRequest) -> Responses {
     let mut client = backend.client();
-    let call = async move { Ok(client.generate(request).await?.into_inner()) };
+    let call = async move { Ok::<_, tonic::Status>(client.generate(request).await?.into_inner()) };
     stream::once(call).try_flatten().map_ok(move |response| (prompt, response)).boxed()
 }
 

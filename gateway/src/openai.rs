@@ -6,6 +6,7 @@ pub mod completions;
 mod logprobs;
 mod message;
 pub mod models;
+mod object;
 mod one_or_many;
 mod params;
 mod prompt;

@@ -1,5 +1,7 @@
 //! The listening side: accepts connections, gives each its deadlines, and ends them gracefully.
 
+mod stall;
+
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,10 +14,11 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::config::Config;
+use crate::config::{Config, Timeouts};
 use crate::discovery::Routes;
 use crate::metrics::Metrics;
 use crate::router::{self, App};
+use stall::StallGuard;
 
 /// After a failed accept (no file descriptors, most likely) there is nothing to do but wait for some to be freed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -51,14 +54,15 @@ pub async fn serve(
     let routes = Arc::new(Routes::follow(discovery));
     let app = App { routes, metrics: metrics.clone(), force_include_usage, max_body_bytes, timeouts, started };
     let connections = GracefulShutdown::new();
-    let api = accept(listener, router::api(app, metrics_listen.is_none()), timeouts.header_read, &connections);
+    let api = accept(listener, router::api(app, metrics_listen.is_none()), timeouts, &connections);
     let scraped = async {
+        // Without a port of their own they are served by the API's, and nothing ends here.
         match metrics_listen {
-            None => std::future::pending().await,
+            None => std::future::pending::<Result<(), ServeError>>().await,
             Some(address) => {
                 let listener =
                     TcpListener::bind(address).await.map_err(|source| ServeError::ListenMetrics { address, source })?;
-                accept(listener, router::metrics_only(metrics), timeouts.header_read, &connections).await;
+                accept(listener, router::metrics_only(metrics), timeouts, &connections).await;
                 Ok(())
             }
         }
@@ -74,10 +78,10 @@ pub async fn serve(
     Ok(())
 }
 
-async fn accept(listener: TcpListener, router: Router, header_read: Duration, connections: &GracefulShutdown) {
+async fn accept(listener: TcpListener, router: Router, timeouts: Timeouts, connections: &GracefulShutdown) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => converse(stream, router.clone(), header_read, connections),
+            Ok((stream, _)) => converse(stream, router.clone(), timeouts, connections),
             Err(error) => {
                 tracing::warn!(%error, "accepting a connection failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -86,11 +90,12 @@ async fn accept(listener: TcpListener, router: Router, header_read: Duration, co
     }
 }
 
-fn converse(stream: TcpStream, router: Router, header_read: Duration, connections: &GracefulShutdown) {
+fn converse(stream: TcpStream, router: Router, timeouts: Timeouts, connections: &GracefulShutdown) {
     stream.set_nodelay(true).ok();
+    let stream = StallGuard::new(stream, timeouts.write_stall);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(header_read)
+        .header_read_timeout(timeouts.header_read)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let watched = connections.watch(connection);
     tokio::spawn(async move {

@@ -8,6 +8,7 @@ use kindling_proto::v1::GenerateRequest;
 use kindling_proto::v1::generate_request::Input;
 use serde::de::DeserializeOwned;
 
+use super::object::Object;
 use super::params::{Params, Valid};
 use crate::body;
 use crate::error::{ApiError, ErrorKind};
@@ -28,8 +29,8 @@ pub async fn receive<T: DeserializeOwned>(app: &App, request: Request) -> Result
     let record = request.extensions().get::<Arc<Record>>().cloned();
     let record = record.ok_or_else(|| ApiError::new(ErrorKind::Internal, "the request is not observed"))?;
     let body = body::read(request, app.max_body_bytes, app.timeouts.body_read).await?;
-    let params = body::parse::<Params>(&body)?.validate()?;
-    Ok(Incoming { params, own: body::parse(&body)?, record })
+    let params = body::parse::<Object<Params>>(&body)?.0.validate()?;
+    Ok(Incoming { params, own: body::parse::<Object<T>>(&body)?.0, record })
 }
 
 /// What every object and chunk of one answer repeats.

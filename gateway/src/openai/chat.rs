@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::call::{self, Incoming};
 use super::message::Message;
+use super::object::Object;
 use super::params::check;
 use super::sse;
 use crate::error::ApiError;
@@ -24,7 +25,7 @@ const MAX_TOP_LOGPROBS: u32 = 20;
 #[derive(Deserialize, Debug)]
 struct Body {
     #[serde(default)]
-    messages: Option<Vec<Message>>,
+    messages: Option<Vec<Object<Message>>>,
     #[serde(default)]
     logprobs: Option<bool>,
     #[serde(default)]
@@ -75,7 +76,7 @@ impl Body {
         let messages = messages.filter(|messages| !messages.is_empty());
         let messages = messages.ok_or_else(|| ApiError::invalid("messages", "at least one message is required"))?;
         let messages = messages.into_iter().enumerate();
-        let messages = messages.map(|(idx, message)| message.validate(&format!("messages[{idx}]")));
+        let messages = messages.map(|(idx, Object(message))| message.validate(&format!("messages[{idx}]")));
         let mut kwargs = chat_template_kwargs.unwrap_or_default();
         if let Some(effort) = reasoning_effort {
             kwargs.entry("reasoning_effort").or_insert(effort.into());

@@ -3,6 +3,7 @@
 use kindling_proto::v1::ChatMessage;
 use serde::Deserialize;
 
+use super::object::Object;
 use super::one_or_many::StringOr;
 use crate::error::ApiError;
 
@@ -11,7 +12,7 @@ use crate::error::ApiError;
 pub struct Message {
     role: Role,
     #[serde(default)]
-    content: Option<StringOr<Part>>,
+    content: Option<StringOr<Object<Part>>>,
     #[serde(default)]
     name: Option<String>,
     #[serde(default)]
@@ -81,9 +82,9 @@ impl Role {
 }
 
 /// Parts are blocks of their own, so a line break stands between them, as in vLLM and llama.cpp.
-fn join(parts: Vec<Part>, at: &str) -> Result<String, ApiError> {
+fn join(parts: Vec<Object<Part>>, at: &str) -> Result<String, ApiError> {
     let mut texts = Vec::with_capacity(parts.len());
-    for (idx, Part { kind, text }) in parts.into_iter().enumerate() {
+    for (idx, Object(Part { kind, text })) in parts.into_iter().enumerate() {
         let at = format!("{at}.content[{idx}]");
         match (kind.as_str(), text) {
             ("text", Some(text)) => texts.push(text),

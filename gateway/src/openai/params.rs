@@ -3,11 +3,12 @@
 //! Names and ranges are OpenAI's, plus vLLM's extensions. Unknown fields are accepted; what is known and can't be
 //! honoured is refused.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use kindling_proto::v1::{Sampling, Stopping};
 use serde::Deserialize;
 
+use super::object::Object;
 use super::one_or_many::StringOr;
 use crate::error::ApiError;
 
@@ -21,7 +22,7 @@ const PENALTIES: std::ops::RangeInclusive<f32> = -2.0..=2.0;
 pub struct Params {
     pub model: Option<String>,
     stream: Option<bool>,
-    stream_options: Option<StreamOptions>,
+    stream_options: Option<Object<StreamOptions>>,
     n: Option<u32>,
     max_tokens: Option<u32>,
     max_completion_tokens: Option<u32>,
@@ -38,7 +39,7 @@ pub struct Params {
     frequency_penalty: Option<f32>,
     repetition_penalty: Option<f32>,
     logit_bias: Option<HashMap<String, f32>>,
-    response_format: Option<ResponseFormat>,
+    response_format: Option<Object<ResponseFormat>>,
 }
 
 #[derive(Deserialize, Debug, Default)]
@@ -73,7 +74,7 @@ impl Params {
             Some(model) if !model.is_empty() => model.clone(),
             _ => return Err(ApiError::invalid("model", "is required: the name of the model to use")),
         };
-        if let Some(format) = self.response_format.as_ref().filter(|format| format.kind != "text") {
+        if let Some(Object(format)) = self.response_format.as_ref().filter(|format| format.0.kind != "text") {
             let message = format!("'{}' is not supported yet; only 'text' is", format.kind);
             return Err(ApiError::invalid("response_format", message));
         }
@@ -82,7 +83,7 @@ impl Params {
         Ok(Valid {
             model,
             is_stream: self.stream.unwrap_or(false),
-            include_usage: self.stream_options.as_ref().and_then(|options| options.include_usage).unwrap_or(false),
+            include_usage: self.stream_options.as_ref().and_then(|options| options.0.include_usage).unwrap_or(false),
             n,
             sampling: self.sampling()?,
             stopping: self.stopping()?,
@@ -111,7 +112,7 @@ impl Params {
         })
     }
 
-    fn logit_bias(&self) -> Result<HashMap<u32, f32>, ApiError> {
+    fn logit_bias(&self) -> Result<BTreeMap<u32, f32>, ApiError> {
         let entry = |(token, bias): (&String, &f32)| {
             let id =
                 token.parse().map_err(|_| ApiError::invalid("logit_bias", format!("'{token}' is not a token id")))?;
