@@ -88,6 +88,22 @@ pub enum PrepareError {
         /// What is missing.
         what: String,
     },
+    /// The machine refuses the memory.
+    #[error("allocate {num_bytes} bytes for {what}")]
+    Memory {
+        /// What it was for.
+        what: &'static str,
+        /// How much was asked for.
+        num_bytes: usize,
+    },
+    /// The machine refuses the threads.
+    #[error("start {num_threads} threads")]
+    Threads {
+        /// How many, the caller's included.
+        num_threads: usize,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The plan contradicts itself.
     #[error("plan is inconsistent: {0}")]
     Plan(String),

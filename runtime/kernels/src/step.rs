@@ -68,7 +68,10 @@ impl Step {
         at_most("logit rows", self.logit_indices.len(), limits.max_logits_per_step)?;
         equal("number of positions", self.positions.len(), num_tokens)?;
         for token in &self.token_ids {
-            at_most("token id", *token as usize, plan.vocab_size - 1)?;
+            at_most("token id", *token as usize, plan.vocab_size.saturating_sub(1))?;
+        }
+        if num_tokens == 0 {
+            equal("logit rows of an empty step", self.logit_indices.len(), 0)?;
         }
         for index in &self.logit_indices {
             at_most("logit index", *index, num_tokens.saturating_sub(1))?;
