@@ -66,6 +66,9 @@ pub enum ServeError {
     /// The server of metrics failed.
     #[error("serve metrics")]
     Metrics(#[source] io::Error),
+    /// A server panicked: a mistake in this program.
+    #[error("run a server")]
+    Task(#[from] tokio::task::JoinError),
 }
 
 /// An error and its causes in one line.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use kindling_proto::v1::inference_server::SERVICE_NAME;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, HealthService};
@@ -23,9 +24,10 @@ impl Health {
         let reporter = HealthReporter::new();
         let (mut phases, draining) = (shared.subscribe(), shared.draining.clone());
         let health = Self { reporter };
+        // A reporter begins as serving. Nobody else holds it yet, so this does not wait.
+        health.set(ServingStatus::NotServing).now_or_never().expect("a new health reporter should be free");
         let follower = health.clone();
         tokio::spawn(async move {
-            follower.set(ServingStatus::NotServing).await;
             loop {
                 let is_ready = matches!(*phases.borrow_and_update(), Phase::Ready(_)) && !draining.is_cancelled();
                 follower.set(if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing }).await;

@@ -28,7 +28,7 @@ impl Runtime {
     /// Begins loading on a thread of its own and returns at once. To be called within a tokio runtime.
     pub fn start(config: RuntimeConfig) -> Self {
         let backend: Box<dyn Backend> = match config.backend {
-            BackendKind::Cpu => Box::new(kindling_kernels::CpuBackend::default()),
+            BackendKind::Cpu => Box::new(kindling_kernels::CpuBackend::new()),
             BackendKind::Reference => Box::new(ReferenceBackend),
         };
         Self::start_with_backend(config, backend)

@@ -136,7 +136,7 @@ impl Runtime {
 }
 
 fn flatten(ended: Result<Result<(), ServeError>, tokio::task::JoinError>) -> Result<(), ServeError> {
-    ended.unwrap_or_else(|error| Err(ServeError::Metrics(std::io::Error::other(error))))
+    ended?
 }
 
 /// Waits a little for open connections, then closes them.
