@@ -87,7 +87,8 @@ impl Kernel for LinearTask<'_> {
                     for row in self.rows.clone() {
                         // SAFETY: as above, for all three buffers.
                         unsafe {
-                            let [gate, up] = [0, 1].map(|part: usize| self.parts[part].output.load(row, column));
+                            let gate = self.parts[0].output.load(row, column);
+                            let up = self.parts[1].output.load(row, column);
                             output.store(row, column, &activate(lanes, activation, &gate, &up));
                         }
                     }
@@ -149,15 +150,15 @@ impl LinearTask<'_> {
 #[inline(always)]
 fn store_tile<L: Lanes>(lanes: L, part: &LinearPart<'_>, panel: usize, row: usize, sums: &[L::Floats]) {
     let column = panel * LANES;
-    let bias = part.bias.map(|bias| {
-        let mut values = [0.0; LANES];
+    let mut bias_lanes = [0.0; LANES];
+    if let Some(bias) = part.bias {
         let bias = &bias[column..bias.len().min(column + LANES)];
-        values[..bias.len()].copy_from_slice(bias);
-        lanes.load(&values)
-    });
+        bias_lanes[..bias.len()].copy_from_slice(bias);
+    }
     for (i, sum) in sums.iter().enumerate() {
         let mut values = [0.0; LANES];
-        lanes.store(bias.map_or(*sum, |bias| lanes.add(*sum, bias)), &mut values);
+        let sum = if part.bias.is_some() { lanes.add(*sum, lanes.load(&bias_lanes)) } else { *sum };
+        lanes.store(sum, &mut values);
         // SAFETY: these rows and columns of the output belong to this task alone.
         unsafe { part.output.store(row + i, column, &values) };
     }

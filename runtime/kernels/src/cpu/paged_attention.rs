@@ -133,7 +133,11 @@ impl PagedAttentionTask<'_> {
                 highest[r] = lanes.max(lanes.load(&scores[r]), highest[r]);
             }
         }
-        highest.map(|highest| lanes.highest(highest))
+        let mut single = [0.0; R];
+        for r in 0..R {
+            single[r] = lanes.highest(highest[r]);
+        }
+        single
     }
 
     /// Replaces scores by `exp(score - highest)`, zero where unwanted; returns the sums.
@@ -154,7 +158,11 @@ impl PagedAttentionTask<'_> {
                 totals[r] = lanes.add(totals[r], lanes.load(&scores[r]));
             }
         }
-        totals.map(|total| lanes.sum(total))
+        let mut sums = [0.0; R];
+        for r in 0..R {
+            sums[r] = lanes.sum(totals[r]);
+        }
+        sums
     }
 
     /// `D * 16` columns of the output, from `column` on.
@@ -174,11 +182,14 @@ impl PagedAttentionTask<'_> {
             let rows = &values[(first + tile.lanes.start) * value_row..(first + tile.lanes.end) * value_row];
             for (lane, row) in tile.lanes.clone().zip(rows.chunks_exact(value_row)) {
                 let (parts, _) = row[column..column + D * LANES].as_chunks::<LANES>();
-                let parts: [L::Floats; D] = std::array::from_fn(|d| lanes.load_f16(&parts[d]));
+                let mut elements = [lanes.splat(0.0); D];
+                for d in 0..D {
+                    elements[d] = lanes.load_f16(&parts[d]);
+                }
                 for r in 0..R {
                     let weight = lanes.splat(scores[r][lane & (LANES - 1)]);
                     for d in 0..D {
-                        sums[r][d] = lanes.fma(parts[d], weight, sums[r][d]);
+                        sums[r][d] = lanes.fma(elements[d], weight, sums[r][d]);
                     }
                 }
             }
@@ -218,5 +229,10 @@ fn score_tile<L: Lanes, const R: usize>(lanes: L, keys: &[[u16; LANES]], queries
             sums[r][part] = lanes.fma(key, lanes.splat(queries[r][groups.len() * PARTS + part]), sums[r][part]);
         }
     }
-    sums.map(|[a, b, c, d]| lanes.add(lanes.add(a, b), lanes.add(c, d)))
+    let mut scores = [lanes.splat(0.0); R];
+    for r in 0..R {
+        let [a, b, c, d] = sums[r];
+        scores[r] = lanes.add(lanes.add(a, b), lanes.add(c, d));
+    }
+    scores
 }

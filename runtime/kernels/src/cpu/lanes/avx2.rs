@@ -114,7 +114,10 @@ impl Lanes for Avx2 {
     fn power_of_two(self, a: Self::Ints) -> Self::Floats {
         let offset = self.splat_int(127);
         let biased = halves!(_mm256_add_epi32, a, offset);
-        biased.map(|half| x86!(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(half))))
+        [
+            x86!(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased[0]))),
+            x86!(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased[1]))),
+        ]
     }
     #[inline(always)]
     fn splat_int(self, value: i32) -> Self::Ints {
@@ -144,7 +147,10 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn high_nibbles(self, a: Self::Bytes) -> Self::Bytes {
         let mask = x86!(_mm256_set1_epi8(15));
-        a.map(|half| x86!(_mm256_and_si256(_mm256_srli_epi16::<4>(half), mask)))
+        [
+            x86!(_mm256_and_si256(_mm256_srli_epi16::<4>(a[0]), mask)),
+            x86!(_mm256_and_si256(_mm256_srli_epi16::<4>(a[1]), mask)),
+        ]
     }
     #[inline(always)]
     fn dot_u4(self, sum: Self::Ints, weights: Self::Bytes, activations: &[i8; 4]) -> Self::Ints {
@@ -160,7 +166,7 @@ impl Lanes for Avx2 {
         let group = self.splat_int(i32::from_ne_bytes(activations.map(|x| x as u8)));
         let (ones, flip) = ([x86!(_mm256_set1_epi16(1)); 2], [x86!(_mm256_set1_epi8(-128)); 2]);
         let weights = halves!(_mm256_xor_si256, weights, flip);
-        let magnitudes = weights.map(|half| x86!(_mm256_abs_epi8(half)));
+        let magnitudes = halves!(_mm256_abs_epi8, weights);
         let signed = halves!(_mm256_sign_epi8, group, weights);
         let pairs = halves!(_mm256_maddubs_epi16, magnitudes, signed);
         let fours = halves!(_mm256_madd_epi16, pairs, ones);

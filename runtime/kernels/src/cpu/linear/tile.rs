@@ -59,10 +59,13 @@ fn int_tile<L: Lanes, B: IntBlock, const R: usize>(
 
 #[inline(always)]
 fn unpack_nibbles<L: Lanes>(lanes: L, nibbles: &[[u8; 64]; 4]) -> [L::Bytes; 8] {
-    let packed = [0, 1, 2, 3].map(|group: usize| lanes.load_bytes(&nibbles[group]));
-    let [a, b, c, d] = packed.map(|group| lanes.low_nibbles(group));
-    let [e, f, g, h] = packed.map(|group| lanes.high_nibbles(group));
-    [a, b, c, d, e, f, g, h]
+    let mut groups = [lanes.load_bytes(&nibbles[0]); 8];
+    for (group, packed) in nibbles.iter().enumerate() {
+        let packed = lanes.load_bytes(packed);
+        groups[group] = lanes.low_nibbles(packed);
+        groups[group + 4] = lanes.high_nibbles(packed);
+    }
+    groups
 }
 
 impl IntBlock for Int4Block {
@@ -118,7 +121,11 @@ impl IntBlock for Int8Block {
     }
     #[inline(always)]
     fn unpack<L: Lanes>(&self, lanes: L) -> [L::Bytes; 8] {
-        [0, 1, 2, 3, 4, 5, 6, 7].map(|group: usize| lanes.load_bytes(&self.bytes[group]))
+        let mut groups = [lanes.load_bytes(&self.bytes[0]); 8];
+        for (group, bytes) in groups.iter_mut().zip(&self.bytes) {
+            *group = lanes.load_bytes(bytes);
+        }
+        groups
     }
     #[inline(always)]
     fn scales<L: Lanes>(&self, lanes: L) -> L::Floats {
