@@ -98,8 +98,7 @@ impl RuntimeConfig {
     pub fn limits(&self, possible_context: usize) -> Result<Limits, ConfigError> {
         let asked = self.context_length.unwrap_or(possible_context);
         let kv_tokens = self.kv_tokens.unwrap_or(asked.saturating_mul(2));
-        let num_threads =
-            self.num_threads.unwrap_or_else(|| available_parallelism().map_or(1, std::num::NonZero::get));
+        let num_threads = self.num_threads.unwrap_or_else(|| available_parallelism().map_or(1, std::num::NonZero::get));
         for (name, figure) in [
             ("context length", asked),
             ("max concurrency", self.max_concurrency),

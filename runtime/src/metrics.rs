@@ -15,7 +15,8 @@ const FIRST_TOKEN_SECONDS: &[f64] =
 const INTER_TOKEN_SECONDS: &[f64] =
     &[0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0];
 /// From nothing to a full queue.
-const QUEUE_SECONDS: &[f64] = &[0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+const QUEUE_SECONDS: &[f64] =
+    &[0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
 
 /// All metrics of one runtime.
 pub struct Metrics {

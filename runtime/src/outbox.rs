@@ -112,10 +112,8 @@ fn merge(events: &mut VecDeque<Event>, event: Event) -> Option<Event> {
         Event::Delta(last) if last.index == delta.index => Some(last),
         _ => None,
     });
-    match last {
-        Some(last) if append(last, &delta) => None,
-        _ => Some(Event::Delta(delta)),
-    }
+    let is_merged = last.is_some_and(|last| append(last, &delta));
+    if is_merged { None } else { Some(Event::Delta(delta)) }
 }
 
 fn append(last: &mut Delta, delta: &Delta) -> bool {
@@ -145,11 +143,15 @@ fn wake(mut state: MutexGuard<'_, State>) {
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use futures::executor::block_on;
     use futures::{FutureExt as _, StreamExt as _};
     use kindling_proto::v1::Finish;
 
     use super::*;
+
+    /// Nothing here has to wait.
+    fn block_on<F: Future>(future: F) -> F::Output {
+        future.now_or_never().unwrap()
+    }
 
     fn delta(index: u32, token: u32) -> Event {
         let kind = Some(Kind::Content(format!("{token} ")));

@@ -75,8 +75,7 @@ fn message(message: &ChatMessage) -> Result<Message, Refusal> {
     }
     let tool_calls = json("tool_calls_json", tool_calls_json, "it must be a JSON array", Json::is_array)?;
     // Beside tool calls, templates tell no content from an empty one.
-    let content =
-        if content.is_empty() && tool_calls.is_some() { Json::Null } else { Json::from(content.as_str()) };
+    let content = if content.is_empty() && tool_calls.is_some() { Json::Null } else { Json::from(content.as_str()) };
     let present = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
     let (name, tool_call_id) = (present(name), present(tool_call_id));
     Ok(Message { role: role.clone(), content, name, tool_call_id, tool_calls, ..Message::default() })

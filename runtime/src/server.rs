@@ -42,11 +42,7 @@ pub struct Listeners {
 ///
 /// # Errors
 /// [`ServeError`] if the model cannot be loaded, stops working, or a server fails. The process should end then.
-pub async fn serve(
-    config: RuntimeConfig,
-    listeners: Listeners,
-    shutdown: CancellationToken,
-) -> Result<(), ServeError> {
+pub async fn serve(config: RuntimeConfig, listeners: Listeners, shutdown: CancellationToken) -> Result<(), ServeError> {
     Runtime::start(config).serve(listeners, shutdown).await
 }
 

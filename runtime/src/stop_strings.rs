@@ -50,8 +50,9 @@ impl StopStrings {
     fn undecided_len(&self) -> usize {
         let begins = |stop: &String| {
             let longest = self.held.len().min(stop.len() - 1);
-            (1..=longest).rev().find(|len| self.held.as_bytes().ends_with(&stop.as_bytes()[..*len])
-                && stop.is_char_boundary(*len))
+            (1..=longest)
+                .rev()
+                .find(|len| self.held.as_bytes().ends_with(&stop.as_bytes()[..*len]) && stop.is_char_boundary(*len))
         };
         self.stops.iter().filter_map(begins).max().unwrap_or(0)
     }

@@ -65,7 +65,11 @@ pub fn generation(request: &GenerateRequest, vocab_size: usize, fresh_seed: u64)
 fn sampling(sampling: &Sampling, vocab_size: usize, fresh_seed: u64) -> Result<SamplingParams, Refusal> {
     let within = |field, value: Option<f32>, default, expected: &str, is_right: fn(f32) -> bool| {
         let value = value.unwrap_or(default);
-        if value.is_finite() && is_right(value) { Ok(value) } else { refuse(field, value, format!("it must be {expected}")) }
+        if value.is_finite() && is_right(value) {
+            Ok(value)
+        } else {
+            refuse(field, value, format!("it must be {expected}"))
+        }
     };
     let symmetric = |value: f32| (-2.0..=2.0).contains(&value);
     for (token, bias) in &sampling.logit_bias {
@@ -98,10 +102,18 @@ fn check_stopping(stopping: &Stopping, vocab_size: usize) -> Result<(), Refusal>
     }
     let Stopping { stop_strings, stop_token_ids, .. } = stopping;
     if stop_strings.len() > MAX_STOP_STRINGS {
-        return refuse("number of stop_strings", stop_strings.len(), format!("at most {MAX_STOP_STRINGS} are possible"));
+        return refuse(
+            "number of stop_strings",
+            stop_strings.len(),
+            format!("at most {MAX_STOP_STRINGS} are possible"),
+        );
     }
     if stop_token_ids.len() > MAX_STOP_TOKENS {
-        return refuse("number of stop_token_ids", stop_token_ids.len(), format!("at most {MAX_STOP_TOKENS} are possible"));
+        return refuse(
+            "number of stop_token_ids",
+            stop_token_ids.len(),
+            format!("at most {MAX_STOP_TOKENS} are possible"),
+        );
     }
     for stop in stop_strings {
         if stop.is_empty() {

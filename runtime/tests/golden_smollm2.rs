@@ -175,8 +175,10 @@ fn cpu_stays_within_llama_cpp() {
 #[test]
 fn reference_computes_what_unrounded_arithmetic_gives() {
     // The slow backend: one short and one chat sequence are enough, its arithmetic knows no cases.
-    let sequences: Vec<Sequence> =
-        golden().into_iter().filter(|sequence| ["one-token", "white-space"].contains(&sequence.name.as_str())).collect();
+    let sequences: Vec<Sequence> = golden()
+        .into_iter()
+        .filter(|sequence| ["one-token", "white-space"].contains(&sequence.name.as_str()))
+        .collect();
     let Some((_, exact)) = compare(&ReferenceBackend, &sequences) else { return };
     assert_eq!(exact.same_top1, exact.positions);
     assert!(exact.mean_difference() < 1e-4, "{}", exact.mean_difference());

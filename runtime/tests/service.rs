@@ -91,7 +91,8 @@ async fn several_at_once_get_what_they_get_alone() {
 #[tokio::test]
 async fn same_seed_same_tokens_and_completions_of_one_prompt_differ() {
     let tiny = start_tiny(TestBackend::default(), |_| {}).await;
-    let request = |seed| GenerateRequest { sampling: Some(Sampling { seed, ..letters(0) }), n: 3, ..text_request("x", 20) };
+    let request =
+        |seed| GenerateRequest { sampling: Some(Sampling { seed, ..letters(0) }), n: 3, ..text_request("x", 20) };
     let first = generate(&tiny.client, request(Some(7))).await.unwrap();
     let second = generate(&tiny.client, request(Some(7))).await.unwrap();
     assert_eq!(first.finishes.len(), 3);
