@@ -1,1 +1,26 @@
-//! Requests, scheduling, KV block ids and sampling. Knows no CUDA, no HTTP, no clock.
+//! Requests, scheduling, KV block ids and sampling.
+//!
+//! The engine decides which tokens of which sequences are computed next and in which KV blocks they live, and chooses
+//! tokens from logits. It is pure: it knows no tokenizer, no backend, no HTTP and no clock, and the same calls give
+//! the same results. `kindling-runtime` drives it.
+
+pub mod block_pool;
+pub mod engine;
+pub mod ids;
+pub mod random;
+pub mod request;
+pub mod sample;
+pub mod sampling_params;
+pub mod scheduler;
+mod sequence;
+pub mod step_plan;
+pub mod token_counts;
+
+pub use block_pool::{Block, BlockPool};
+pub use engine::{Engine, EngineConfig, Event, Load};
+pub use ids::{BlockId, RequestId, SequenceId, TokenId};
+pub use request::{AddError, FinishReason, Request};
+pub use sample::{Logprobs, SampleError, Sampled};
+pub use sampling_params::SamplingParams;
+pub use step_plan::{PlannedSequence, StepPlan};
+pub use token_counts::TokenCounts;

@@ -1,0 +1,210 @@
+//! Chooses a token from logits: a pure function of logits, parameters, tokens so far and position.
+//!
+//! Order: logit bias, repetition penalty, presence and frequency penalties, temperature, min-p, top-k, top-p.
+//! Log-probabilities are the model's own, before all of that. Equal logits go by the lower token id; logits that are
+//! not numbers are never chosen.
+
+use crate::random::uniform;
+use crate::{SamplingParams, TokenCounts, TokenId};
+
+/// A chosen token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampled {
+    /// The token.
+    pub token_id: TokenId,
+    /// Its log-probabilities, if they were asked for.
+    pub logprobs: Option<Logprobs>,
+}
+
+/// Natural logarithms of probabilities at one position.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logprobs {
+    /// Of the chosen token.
+    pub chosen: f32,
+    /// Of the likeliest tokens, descending.
+    pub top: Vec<(TokenId, f32)>,
+}
+
+/// Why no token was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SampleError {
+    /// The model computed nonsense.
+    #[error("none of the {vocab_size} logits is a number")]
+    NoFiniteLogit {
+        /// Logits that were given.
+        vocab_size: usize,
+    },
+}
+
+/// Where in which stream of random numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Draw {
+    /// The sequence's seed.
+    pub seed: u64,
+    /// Generated tokens before this one.
+    pub position: u64,
+}
+
+/// Chooses the next token.
+///
+/// # Shapes
+/// `logits`: `[vocab_size]`.
+/// # Errors
+/// [`SampleError`] if no logit is a number.
+pub fn sample(
+    logits: &[f32],
+    params: &SamplingParams,
+    counts: Option<&TokenCounts>,
+    draw: Draw,
+) -> Result<Sampled, SampleError> {
+    let adjusted = adjust(logits, params, counts);
+    let scores = adjusted.as_deref().unwrap_or(logits);
+    let best = argmax(scores).ok_or(SampleError::NoFiniteLogit { vocab_size: logits.len() })?;
+    let token_id = if params.temperature > 0.0 { draw_token(scores, params, best, draw) } else { best };
+    let logprobs = params.logprobs.map(|count| logprobs(logits, token_id, count));
+    Ok(Sampled { token_id, logprobs })
+}
+
+/// Logits with bias and penalties, or `None` if there are none.
+fn adjust(logits: &[f32], params: &SamplingParams, counts: Option<&TokenCounts>) -> Option<Vec<f32>> {
+    let counts = counts.filter(|_| params.has_penalties());
+    if params.logit_bias.is_empty() && counts.is_none() {
+        return None;
+    }
+    let mut scores = logits.to_vec();
+    for (token, bias) in &params.logit_bias {
+        if let Some(score) = scores.get_mut(*token as usize) {
+            *score += bias;
+        }
+    }
+    let Some(counts) = counts else { return Some(scores) };
+    for token in counts.seen() {
+        if let Some(score) = scores.get_mut(token as usize) {
+            let penalty = params.repetition_penalty;
+            *score = if *score > 0.0 { *score / penalty } else { *score * penalty };
+        }
+    }
+    for (token, count) in counts.generated() {
+        if let Some(score) = scores.get_mut(token as usize) {
+            *score -= params.presence_penalty + params.frequency_penalty * bounded(count);
+        }
+    }
+    Some(scores)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts beyond 2^24 do not occur in a context")]
+fn bounded(count: u32) -> f32 {
+    count as f32
+}
+
+/// The first of the greatest numbers; infinity counts as the greatest.
+fn argmax(scores: &[f32]) -> Option<TokenId> {
+    let mut best: Option<(TokenId, f32)> = None;
+    for (token, score) in (0..).zip(scores) {
+        if *score > best.map_or(f32::NEG_INFINITY, |(_, greatest)| greatest) {
+            best = Some((token, *score));
+        }
+    }
+    best.map(|(token, _)| token)
+}
+
+/// A token and its weight: `exp((logit - greatest) / temperature)`.
+#[derive(Debug, Clone, Copy)]
+struct Weighted {
+    token: TokenId,
+    score: f32,
+    weight: f64,
+}
+
+fn draw_token(scores: &[f32], params: &SamplingParams, best: TokenId, draw: Draw) -> TokenId {
+    let greatest = scores[best as usize];
+    if greatest.is_infinite() {
+        return best;
+    }
+    let temperature = f64::from(params.temperature);
+    let mut kept = Vec::with_capacity(scores.len());
+    for (token, score) in (0..).zip(scores) {
+        let weight = (f64::from(score - greatest) / temperature).exp();
+        // Also leaves out what is not a number.
+        if weight > 0.0 && weight >= f64::from(params.min_p) {
+            kept.push(Weighted { token, score: *score, weight });
+        }
+    }
+    let top_k = params.top_k.unwrap_or(usize::MAX);
+    if top_k < kept.len() {
+        keep_likeliest(&mut kept, top_k);
+    }
+    if params.top_p < 1.0 {
+        keep_nucleus(&mut kept, f64::from(params.top_p));
+    }
+    let total: f64 = kept.iter().map(|item| item.weight).sum();
+    let target = uniform(draw.seed, draw.position) * total;
+    let mut sum = 0.0;
+    for item in &kept {
+        sum += item.weight;
+        if target < sum {
+            return item.token;
+        }
+    }
+    // Rounding may leave the sum a little short of the target.
+    kept.last().map_or(best, |item| item.token)
+}
+
+fn by_likelihood(left: &Weighted, right: &Weighted) -> std::cmp::Ordering {
+    right.score.total_cmp(&left.score).then(left.token.cmp(&right.token))
+}
+
+fn keep_likeliest(kept: &mut Vec<Weighted>, count: usize) {
+    if count < kept.len() {
+        kept.select_nth_unstable_by(count, by_likelihood);
+        kept.truncate(count);
+        // In the order of ids, as without a limit: the draw does not depend on how the selection shuffled.
+        kept.sort_unstable_by_key(|item| item.token);
+    }
+}
+
+/// Keeps the smallest set of the likeliest whose share reaches `top_p`.
+fn keep_nucleus(kept: &mut Vec<Weighted>, top_p: f64) {
+    let total: f64 = kept.iter().map(|item| item.weight).sum();
+    let mut sorted_len = 0;
+    let mut sum = 0.0;
+    // Sorts only as much of the head as is needed: usually some hundreds out of a hundred thousand.
+    while sorted_len < kept.len() {
+        let next_len = (sorted_len * 8).max(256).min(kept.len());
+        let tail = &mut kept[sorted_len..];
+        if next_len - sorted_len < tail.len() {
+            tail.select_nth_unstable_by(next_len - sorted_len, by_likelihood);
+        }
+        tail[..next_len - sorted_len].sort_unstable_by(by_likelihood);
+        for index in sorted_len..next_len {
+            sum += kept[index].weight;
+            if sum >= top_p * total {
+                kept.truncate(index + 1);
+                return;
+            }
+        }
+        sorted_len = next_len;
+    }
+}
+
+/// The model's log-probabilities: of one token, and of the `count` likeliest.
+pub fn logprobs(logits: &[f32], chosen: TokenId, count: usize) -> Logprobs {
+    let numbers = || logits.iter().filter(|logit| !logit.is_nan()).map(|logit| logit.min(f32::MAX));
+    let greatest = numbers().fold(f32::NEG_INFINITY, f32::max);
+    let log_sum = numbers().map(|logit| f64::from(logit - greatest).exp()).sum::<f64>().ln();
+    let logprob = |logit: f32| (f64::from(logit.min(f32::MAX) - greatest) - log_sum) as f32;
+    let mut top: Vec<Weighted> = Vec::new();
+    if count > 0 {
+        let all = (0..).zip(logits).filter(|(_, logit)| !logit.is_nan());
+        top.extend(all.map(|(token, score)| Weighted { token, score: *score, weight: 0.0 }));
+        keep_likeliest(&mut top, count);
+        top.sort_unstable_by(by_likelihood);
+    }
+    Logprobs {
+        chosen: logits.get(chosen as usize).map_or(f32::NEG_INFINITY, |logit| logprob(*logit)),
+        top: top.iter().map(|item| (item.token, logprob(item.score))).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

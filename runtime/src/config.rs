@@ -1,0 +1,156 @@
+//! What a runtime is started with.
+
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use kindling_kernels::Limits;
+
+/// Tokens per KV block: small enough to waste little at the end of a sequence, large enough for short block tables.
+pub const BLOCK_SIZE: usize = 16;
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BackendKind {
+    /// The fast one for this machine's processor.
+    #[default]
+    Cpu,
+    /// The numeric truth: slow.
+    Reference,
+}
+
+/// Everything a runtime needs to know before it opens the model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeConfig {
+    /// A checkpoint: a `.gguf` file, or a folder with safetensors.
+    pub model_path: PathBuf,
+    /// Name of the model for logs and metrics.
+    pub served_name: String,
+    /// Tokens that a sequence may have; `None` takes the model's own.
+    pub context_length: Option<usize>,
+    /// Sequences computed at a time.
+    pub max_concurrency: usize,
+    /// Tokens that the KV cache holds, shared by all sequences; `None` takes two full contexts.
+    pub kv_tokens: Option<usize>,
+    /// Tokens per step, over all sequences.
+    pub max_batched_tokens: usize,
+    /// What computes.
+    pub backend: BackendKind,
+    /// Threads to compute with; `None` takes as many as this process may use, cgroup quotas respected.
+    pub num_threads: Option<usize>,
+    /// Sequences that may wait; more are refused.
+    pub max_waiting: usize,
+    /// Reads weights no faster than this, to spare a shared disk.
+    pub read_bytes_per_second: Option<u64>,
+    /// How long running requests may go on once the runtime is told to end.
+    pub drain_timeout: Duration,
+}
+
+/// Why a configuration cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A figure that must be at least 1 is not.
+    #[error("{name} must be at least 1")]
+    Zero {
+        /// Which figure.
+        name: &'static str,
+    },
+    /// The model was not made for so much.
+    #[error("context length {asked} is more than the model's {possible} tokens")]
+    ContextTooLong {
+        /// In the configuration.
+        asked: usize,
+        /// Of the model.
+        possible: usize,
+    },
+    /// The cache would have more blocks than there are ids.
+    #[error("{kv_tokens} tokens in the KV cache are too many")]
+    TooManyBlocks {
+        /// In the configuration.
+        kv_tokens: usize,
+    },
+}
+
+impl RuntimeConfig {
+    /// The defaults for one model.
+    pub fn new(model_path: impl Into<PathBuf>) -> Self {
+        let model_path = model_path.into();
+        let served_name = model_path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+        Self {
+            model_path,
+            served_name,
+            context_length: None,
+            max_concurrency: 4,
+            kv_tokens: None,
+            max_batched_tokens: 512,
+            backend: BackendKind::Cpu,
+            num_threads: None,
+            max_waiting: 64,
+            read_bytes_per_second: None,
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// What a backend must prepare for a model of `possible_context` tokens.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the figure.
+    pub fn limits(&self, possible_context: usize) -> Result<Limits, ConfigError> {
+        let asked = self.context_length.unwrap_or(possible_context);
+        let kv_tokens = self.kv_tokens.unwrap_or(asked.saturating_mul(2));
+        let num_threads = self.num_threads.unwrap_or_else(|| available_parallelism().map_or(1, std::num::NonZero::get));
+        for (name, figure) in [
+            ("context length", asked),
+            ("max concurrency", self.max_concurrency),
+            ("kv tokens", kv_tokens),
+            ("max batched tokens", self.max_batched_tokens),
+            ("number of threads", num_threads),
+        ] {
+            if figure == 0 {
+                return Err(ConfigError::Zero { name });
+            }
+        }
+        if asked > possible_context {
+            return Err(ConfigError::ContextTooLong { asked, possible: possible_context });
+        }
+        let num_blocks = kv_tokens.div_ceil(BLOCK_SIZE);
+        if u32::try_from(num_blocks).is_err() {
+            return Err(ConfigError::TooManyBlocks { kv_tokens });
+        }
+        Ok(Limits {
+            max_tokens_per_step: self.max_batched_tokens,
+            max_sequences: self.max_concurrency,
+            max_logits_per_step: self.max_concurrency,
+            max_context: asked.min(num_blocks * BLOCK_SIZE),
+            block_size: BLOCK_SIZE,
+            num_blocks,
+            num_threads,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_full_contexts_are_kept_by_default() {
+        let limits = RuntimeConfig::new("model.gguf").limits(1000).unwrap();
+        assert_eq!((limits.max_context, limits.num_blocks), (1000, 125));
+    }
+
+    #[test]
+    fn a_small_cache_limits_the_context() {
+        let config = RuntimeConfig { kv_tokens: Some(100), ..RuntimeConfig::new("model.gguf") };
+        assert_eq!(config.limits(1000).unwrap().max_context, 112);
+    }
+
+    #[test]
+    fn impossible_figures_are_refused_by_name() {
+        let config = RuntimeConfig { context_length: Some(2000), ..RuntimeConfig::new("model.gguf") };
+        let error = config.limits(1000).unwrap_err();
+        assert_eq!(error.to_string(), "context length 2000 is more than the model's 1000 tokens");
+        let config = RuntimeConfig { max_concurrency: 0, ..RuntimeConfig::new("model.gguf") };
+        assert_eq!(config.limits(1000).unwrap_err(), ConfigError::Zero { name: "max concurrency" });
+    }
+}

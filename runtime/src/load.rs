@@ -1,0 +1,96 @@
+//! From a path to a model that is ready to compute. Runs on the engine's thread.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use kindling_engine::{Engine, EngineConfig};
+use kindling_kernels::{Backend, Limits, LoadProgress, Plan, WeightSource};
+use kindling_models::{ModelFacts, OpenModel};
+
+use crate::engine_loop::EngineLoop;
+use crate::error::LoadError;
+use crate::loaded_model::LoadedModel;
+use crate::metrics::ModelLabels;
+use crate::shared::{Description, Phase, Shared};
+use crate::throttle::ThrottledWeights;
+
+/// Opens and prepares the model, telling how far it is; everyone is told when it is ready.
+///
+/// # Errors
+/// [`LoadError`] naming what could not be opened, configured or prepared.
+pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, LoadError> {
+    let started = Instant::now();
+    let config = &shared.config;
+    let OpenModel { spec, facts, weights, tokenizer, chat_template } = kindling_models::open(&config.model_path)
+        .map_err(|source| LoadError::Open { path: config.model_path.clone(), source: Box::new(source) })?;
+    let limits = config.limits(facts.context_length)?;
+    announce(shared, &facts, &limits);
+
+    let weights: Arc<dyn WeightSource> = match config.read_bytes_per_second {
+        Some(rate) => Arc::new(ThrottledWeights::new(weights, rate)),
+        None => weights,
+    };
+    let plan = spec.lower();
+    let model = backend
+        .prepare(&plan, &*weights, &limits, &mut |progress| shared.set_progress(progress))
+        .map_err(|source| LoadError::Prepare { backend: backend.name(), source })?;
+    let memory = model.memory();
+    shared.metrics.set_memory(memory);
+    shared.metrics.model_load_seconds.set(started.elapsed().as_secs_f64());
+    tracing::info!(
+        seconds = started.elapsed().as_secs_f64(),
+        weight_bytes = memory.weight_bytes,
+        kv_cache_bytes = memory.kv_cache_bytes,
+        activation_bytes = memory.activation_bytes,
+        "model is ready"
+    );
+
+    let eos_token_ids = tokenizer.end_of_generation().to_vec();
+    let engine = Engine::new(engine_config(shared, &plan, &limits, eos_token_ids));
+    let max_model_len = engine.max_context();
+    shared.set_load(engine.load());
+    let vocab_size = plan.vocab_size;
+    let loaded = LoadedModel { tokenizer: Arc::clone(&tokenizer), chat_template, vocab_size, max_model_len };
+    shared.set_phase(Phase::Ready(Arc::new(loaded)));
+    Ok(EngineLoop { shared: Arc::clone(shared), model, engine, tokenizer, vocab_size })
+}
+
+/// Tells what the headers say, before the long part.
+fn announce(shared: &Shared, facts: &ModelFacts, limits: &Limits) {
+    tracing::info!(
+        model = shared.config.served_name,
+        architecture = facts.architecture,
+        parameters = facts.parameters,
+        quantization = facts.quantization,
+        weight_bytes = facts.weight_bytes,
+        max_context = limits.max_context,
+        num_blocks = limits.num_blocks,
+        num_threads = limits.num_threads,
+        backend = shared.backend,
+        "loading model"
+    );
+    shared.metrics.set_model(ModelLabels {
+        model: &shared.config.served_name,
+        architecture: &facts.architecture,
+        quantization: &facts.quantization,
+        backend: shared.backend,
+    });
+    let total_bytes = facts.weight_bytes;
+    shared.set_progress(LoadProgress { loaded_bytes: 0, total_bytes });
+    let description = Description { facts: facts.clone(), limits: limits.clone() };
+    // Loading happens once, so nobody has set it before.
+    let _ = shared.description.set(description);
+}
+
+fn engine_config(shared: &Shared, plan: &Plan, limits: &Limits, eos_token_ids: Vec<u32>) -> EngineConfig {
+    EngineConfig {
+        num_cache_groups: plan.cache_groups.len(),
+        num_blocks: u32::try_from(limits.num_blocks).expect("the configuration should limit the number of blocks"),
+        block_size: limits.block_size,
+        max_context: limits.max_context,
+        max_running: limits.max_sequences,
+        max_waiting: shared.config.max_waiting,
+        max_batched_tokens: limits.max_tokens_per_step,
+        eos_token_ids,
+    }
+}

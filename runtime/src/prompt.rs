@@ -1,0 +1,95 @@
+//! From messages or text to token ids.
+
+use kindling_models::{Message, RenderInput};
+use kindling_proto::v1::generate_request::Input;
+use kindling_proto::v1::{ChatInput, ChatMessage};
+use serde_json::Value as Json;
+
+use crate::loaded_model::LoadedModel;
+use crate::refusal::Refusal;
+use crate::validate::check_token;
+
+/// Token ids of a request's input; at least one, and room for one more in the context.
+///
+/// # Errors
+/// [`Refusal`] if the input cannot be made into such a prompt.
+pub fn prompt(model: &LoadedModel, input: Option<Input>) -> Result<Vec<u32>, Refusal> {
+    let tokens = match input {
+        None => return Err(Refusal::EmptyPrompt),
+        Some(Input::TokenIds(tokens)) => {
+            tokens.ids.iter().try_for_each(|token| check_token("token_ids", *token, model.vocab_size))?;
+            tokens.ids
+        }
+        Some(Input::Text(text)) => text_tokens(model, &text, true)?,
+        Some(Input::Chat(chat)) => chat_tokens(model, &chat)?,
+    };
+    if tokens.is_empty() {
+        return Err(Refusal::EmptyPrompt);
+    }
+    if tokens.len() >= model.max_model_len {
+        return Err(Refusal::PromptTooLong { prompt_tokens: tokens.len(), max_model_len: model.max_model_len });
+    }
+    Ok(tokens)
+}
+
+/// Token ids of a text. Names of special tokens in it are special tokens: completions are for those who write prompts
+/// by hand.
+///
+/// # Errors
+/// [`Refusal::Tokenizer`] if the tokenizer fails.
+pub fn text_tokens(model: &LoadedModel, text: &str, add_special: bool) -> Result<Vec<u32>, Refusal> {
+    encode(model, text, add_special)
+}
+
+/// Token ids of a rendered conversation; the template has put in what the tokenizer would add.
+///
+/// # Errors
+/// [`Refusal`] if a field is not JSON, or template or tokenizer fail.
+pub fn chat_tokens(model: &LoadedModel, chat: &ChatInput) -> Result<Vec<u32>, Refusal> {
+    let template = model.chat_template.as_ref().ok_or(Refusal::NoChatTemplate)?;
+    if chat.messages.is_empty() {
+        return Err(Refusal::EmptyPrompt);
+    }
+    let messages = chat.messages.iter().map(message).collect::<Result<Vec<_>, _>>()?;
+    let tools_json = json("tools_json", &chat.tools_json, "it must be a JSON array", Json::is_array)?;
+    let kwargs = json("template_kwargs_json", &chat.template_kwargs_json, "it must be a JSON object", Json::is_object)?;
+    let input = RenderInput {
+        messages: &messages,
+        tools_json,
+        kwargs: kwargs.and_then(|kwargs| kwargs.as_object().cloned()).unwrap_or_default(),
+        add_generation_prompt: chat.add_generation_prompt.unwrap_or(true),
+    };
+    let text = template.render(&input).map_err(|error| Refusal::Template(error.to_string()))?;
+    encode(model, &text, false)
+}
+
+fn encode(model: &LoadedModel, text: &str, add_special: bool) -> Result<Vec<u32>, Refusal> {
+    model.tokenizer.encode(text, add_special, true).map_err(|error| Refusal::Tokenizer(error.to_string()))
+}
+
+fn message(message: &ChatMessage) -> Result<Message, Refusal> {
+    let ChatMessage { role, content, name, tool_call_id, tool_calls_json } = message;
+    if role.is_empty() {
+        let expected = "every message needs one".to_owned();
+        return Err(Refusal::Field { field: "role", value: "empty".to_owned(), expected });
+    }
+    let tool_calls = json("tool_calls_json", tool_calls_json, "it must be a JSON array", Json::is_array)?;
+    // Beside tool calls, templates tell no content from an empty one.
+    let content = if content.is_empty() && tool_calls.is_some() { Json::Null } else { Json::from(content.as_str()) };
+    let present = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    let (name, tool_call_id) = (present(name), present(tool_call_id));
+    Ok(Message { role: role.clone(), content, name, tool_call_id, tool_calls, ..Message::default() })
+}
+
+fn json(field: &'static str, text: &str, expected: &str, is_right: fn(&Json) -> bool) -> Result<Option<Json>, Refusal> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match serde_json::from_str(text) {
+        Ok(value) if is_right(&value) => Ok(Some(value)),
+        _ => {
+            let value = text.chars().take(80).collect();
+            Err(Refusal::Field { field, value, expected: expected.to_owned() })
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! `kindling.v1.Inference`.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::time::Instant;
+
+use kindling_engine::Request as EngineRequest;
+use kindling_proto::v1::generate_response::Event;
+use kindling_proto::v1::get_model_info_response::State;
+use kindling_proto::v1::inference_server::Inference;
+use kindling_proto::v1::{
+    GenerateRequest, GetLoadRequest, GetLoadResponse, GetModelInfoRequest, GetModelInfoResponse, PromptInfo,
+    TokenizeRequest, TokenizeResponse, tokenize_request,
+};
+use tonic::{Request, Response, Status};
+
+use crate::engine_loop::{Command, Submission};
+use crate::live_request::Arrival;
+use crate::outbox::{Inbox, channel};
+use crate::refusal::Refusal;
+use crate::runtime::Runtime;
+use crate::shared::{Phase, Shared};
+use crate::{prompt, validate};
+
+/// Answers for one runtime.
+pub struct InferenceService {
+    runtime: Runtime,
+}
+
+impl InferenceService {
+    /// For this runtime.
+    pub fn new(runtime: Runtime) -> Self {
+        Self { runtime }
+    }
+}
+
+#[tonic::async_trait]
+impl Inference for InferenceService {
+    type GenerateStream = Inbox;
+
+    async fn generate(&self, request: Request<GenerateRequest>) -> Result<Response<Inbox>, Status> {
+        Ok(Response::new(generate(&self.runtime, request.into_inner()).await?))
+    }
+
+    async fn tokenize(&self, request: Request<TokenizeRequest>) -> Result<Response<TokenizeResponse>, Status> {
+        let model = self.runtime.shared().ready_model()?;
+        let TokenizeRequest { input, add_special_tokens } = request.into_inner();
+        let add_special = add_special_tokens.unwrap_or(true);
+        let max_model_len = saturating(model.max_model_len);
+        let token_ids = blocking(move || match input {
+            None => Err(Refusal::EmptyPrompt),
+            Some(tokenize_request::Input::Text(text)) => prompt::text_tokens(&model, &text, add_special),
+            Some(tokenize_request::Input::Chat(chat)) => prompt::chat_tokens(&model, &chat),
+        })
+        .await??;
+        Ok(Response::new(TokenizeResponse { token_ids, max_model_len }))
+    }
+
+    async fn get_model_info(
+        &self,
+        _request: Request<GetModelInfoRequest>,
+    ) -> Result<Response<GetModelInfoResponse>, Status> {
+        Ok(Response::new(model_info(self.runtime.shared())?))
+    }
+
+    async fn get_load(&self, _request: Request<GetLoadRequest>) -> Result<Response<GetLoadResponse>, Status> {
+        let shared = self.runtime.shared();
+        let load = shared.load();
+        let num_waiting = shared.admission.num_sequences().saturating_sub(load.num_running);
+        Ok(Response::new(GetLoadResponse {
+            requests_running: saturating(load.num_running),
+            requests_waiting: saturating(num_waiting),
+            kv_blocks_used: saturating(load.blocks_used),
+            kv_blocks_total: saturating(load.blocks_total),
+        }))
+    }
+}
+
+async fn generate(runtime: &Runtime, request: GenerateRequest) -> Result<Inbox, Status> {
+    let arrived = Instant::now();
+    let shared = runtime.shared();
+    let model = shared.ready_model()?;
+    let generation = validate::generation(&request, model.vocab_size, fresh_seed())?;
+    // Before the prompt is made into tokens: who must stay out costs nothing.
+    let admission = shared.admission.enter(&request.request_id, generation.num_sequences as usize);
+    let admitted = admission.map_err(Refusal::from)?;
+    let max_model_len = model.max_model_len;
+    let tokens = blocking(move || prompt::prompt(&model, request.input)).await??;
+
+    let room = max_model_len - tokens.len();
+    let max_tokens = generation.max_tokens.map_or(room, |asked| asked.min(room));
+    let prompt_tokens = saturating(tokens.len());
+    tracing::debug!(request = admitted.name, prompt_tokens, max_tokens, "request");
+    let (id, commands) = (admitted.id, runtime.commands());
+    let (outbox, inbox) = channel(move || {
+        // If the engine's thread is gone, so is the request.
+        let _ = commands.send(Command::HangUp(id));
+    });
+    outbox.send(Event::Prompt(PromptInfo {
+        prompt_tokens,
+        cached_tokens: 0,
+        max_model_len: saturating(max_model_len),
+        max_tokens: saturating(max_tokens),
+    }));
+    let num_sequences = generation.num_sequences;
+    let stop_strings = generation.stop_strings;
+    runtime.submit(Submission {
+        request: EngineRequest {
+            id,
+            prompt: tokens.into(),
+            num_sequences,
+            max_tokens,
+            stop_token_ids: generation.stop_token_ids,
+            ignore_eos: generation.ignore_eos,
+            priority: 0,
+            sampling: generation.sampling,
+        },
+        arrival: Arrival { admitted, outbox, num_sequences, prompt_tokens, stop_strings, arrived },
+    })?;
+    Ok(inbox)
+}
+
+fn model_info(shared: &Shared) -> Result<GetModelInfoResponse, Refusal> {
+    let state = match shared.phase() {
+        Phase::Failed(error) => return Err(Refusal::Failed(error)),
+        _ if shared.draining.is_cancelled() => State::Draining,
+        Phase::Loading => State::Loading,
+        Phase::Ready(_) => State::Ready,
+    };
+    let progress = shared.progress();
+    let mut info = GetModelInfoResponse {
+        state: state.into(),
+        loaded_bytes: progress.loaded_bytes,
+        total_bytes: progress.total_bytes,
+        max_concurrency: saturating(shared.config.max_concurrency),
+        device: shared.backend.to_owned(),
+        kernels: shared.kernels.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..GetModelInfoResponse::default()
+    };
+    if let Some(description) = shared.description.get() {
+        let (facts, limits) = (&description.facts, &description.limits);
+        info.architecture = facts.architecture.clone();
+        info.parameters = facts.parameters;
+        info.quantization = facts.quantization.clone();
+        info.weight_bytes = facts.weight_bytes;
+        info.max_model_len = saturating(limits.max_context);
+        info.block_size = saturating(limits.block_size);
+        info.num_blocks = saturating(limits.num_blocks);
+        info.vocab_size = saturating(facts.vocab_size);
+    }
+    Ok(info)
+}
+
+/// Templates and tokenizers may take long for long inputs: not on the threads that serve everyone.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Status::internal(format!("prepare the prompt: {error}")))
+}
+
+/// From the system's entropy, by way of the standard library's hash keys.
+fn fresh_seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+fn saturating(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,205 @@
+//! The sample model against what llama.cpp computes from the same file, teacher forced.
+//!
+//! llama.cpp rounds activations to 8 bits and keys and values to 16, so another order of sums alone moves its own
+//! log-probabilities by 0.04 in the mean and flips one likeliest token in forty (`noise` in the golden file). The
+//! bounds below are about that; `exact_*`, computed without rounding, is what the reference backend is held to.
+
+mod common;
+
+use std::path::Path;
+
+use kindling_kernels::{Backend, CpuBackend, Limits, Plan, PreparedModel, ReferenceBackend, Step, StepSequence};
+use kindling_models::OpenModel;
+use serde_json::Value as Json;
+
+const BLOCK_SIZE: usize = 16;
+const MAX_TOKENS: usize = 256;
+/// Where llama.cpp's two likeliest tokens are nearer than this, its own noise decides between them: 0.05 is the mean
+/// difference of its log-probabilities between two of its settings (2026-11-22).
+const NEAR_TIE: f64 = 0.1;
+const MIN_TOP1_AGREEMENT: f64 = 0.97;
+const MAX_MEAN_LOGPROB_DIFFERENCE: f64 = 0.05;
+
+struct Sequence {
+    name: String,
+    tokens: Vec<u32>,
+    logprob: Vec<f64>,
+    top1: Vec<u32>,
+    gap: Vec<f64>,
+    exact_logprob: Vec<f64>,
+    exact_top1: Vec<u32>,
+}
+
+fn golden() -> Vec<Sequence> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/smollm2-135m-instruct-q4_1.json");
+    let json: Json = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let floats = |value: &Json| value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect::<Vec<f64>>();
+    let ids = |value: &Json| value.as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect::<Vec<u32>>();
+    let sequences = json["sequences"].as_array().unwrap().iter().map(|entry| Sequence {
+        name: entry["name"].as_str().unwrap().to_owned(),
+        tokens: ids(&entry["tokens"]),
+        logprob: floats(&entry["logprob"]),
+        top1: ids(&entry["top1"]),
+        gap: floats(&entry["gap"]),
+        exact_logprob: floats(&entry["exact_logprob"]),
+        exact_top1: ids(&entry["exact_top1"]),
+    });
+    sequences.collect()
+}
+
+fn prepare(backend: &dyn Backend, model: &OpenModel) -> (Plan, Box<dyn PreparedModel>) {
+    let plan = model.spec.lower();
+    let limits = Limits {
+        max_tokens_per_step: MAX_TOKENS,
+        max_sequences: 1,
+        max_logits_per_step: MAX_TOKENS,
+        max_context: MAX_TOKENS,
+        block_size: BLOCK_SIZE,
+        num_blocks: MAX_TOKENS / BLOCK_SIZE,
+        num_threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+    };
+    let prepared = backend.prepare(&plan, &*model.weights, &limits, &mut |_| ()).unwrap();
+    (plan, prepared)
+}
+
+/// Log-probabilities after each token: `[num_tokens][vocab_size]`.
+fn logprobs(plan: &Plan, prepared: &mut dyn PreparedModel, tokens: &[u32]) -> Vec<Vec<f64>> {
+    let table: Vec<u32> = (0..tokens.len().div_ceil(BLOCK_SIZE) as u32).collect();
+    let step = Step {
+        token_ids: tokens.to_vec(),
+        positions: (0..tokens.len() as u32).map(|position| [position; 3]).collect(),
+        sequences: vec![StepSequence {
+            query_start: 0,
+            query_len: tokens.len(),
+            context_len: 0,
+            block_tables: vec![table; plan.cache_groups.len()],
+        }],
+        logit_indices: (0..tokens.len()).collect(),
+    };
+    let mut logits = Vec::new();
+    prepared.execute(&step, &mut logits).unwrap();
+    logits.chunks_exact(plan.vocab_size).map(log_softmax).collect()
+}
+
+fn log_softmax(logits: &[f32]) -> Vec<f64> {
+    let greatest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let log_sum = logits.iter().map(|logit| (f64::from(*logit) - greatest).exp()).sum::<f64>().ln() + greatest;
+    logits.iter().map(|logit| f64::from(*logit) - log_sum).collect()
+}
+
+fn argmax(values: &[f64]) -> u32 {
+    (0..values.len()).rev().max_by(|a, b| values[*a].total_cmp(&values[*b])).unwrap() as u32
+}
+
+/// Figures of one comparison, over all positions.
+#[derive(Default)]
+struct Figures {
+    positions: usize,
+    same_top1: usize,
+    near_ties: usize,
+    same_top1_near_ties: usize,
+    differences: Vec<f64>,
+}
+
+impl Figures {
+    fn top1(&mut self, is_same: bool, is_near_tie: bool) {
+        self.positions += 1;
+        self.same_top1 += usize::from(is_same);
+        self.near_ties += usize::from(is_near_tie);
+        self.same_top1_near_ties += usize::from(is_same && is_near_tie);
+    }
+
+    /// Where the recorded gap is no near-tie.
+    fn clear_agreement(&self) -> f64 {
+        (self.same_top1 - self.same_top1_near_ties) as f64 / (self.positions - self.near_ties) as f64
+    }
+
+    fn agreement(&self) -> f64 {
+        self.same_top1 as f64 / self.positions as f64
+    }
+
+    fn mean_difference(&self) -> f64 {
+        self.differences.iter().sum::<f64>() / self.differences.len() as f64
+    }
+
+    fn print(&mut self, what: &str) {
+        self.differences.sort_by(f64::total_cmp);
+        println!(
+            "{what}: {} positions, top-1 {:.2} % ({:.2} % of {} without near-ties, {} of {} near-ties), \
+             |difference of logprob| mean {:.5}, p99 {:.4}, max {:.4}",
+            self.positions,
+            100.0 * self.agreement(),
+            100.0 * self.clear_agreement(),
+            self.positions - self.near_ties,
+            self.same_top1_near_ties,
+            self.near_ties,
+            self.mean_difference(),
+            self.differences[self.differences.len() * 99 / 100],
+            self.differences[self.differences.len() - 1],
+        );
+    }
+}
+
+/// Against llama.cpp, and against the same weights without rounding.
+fn compare(backend: &dyn Backend, sequences: &[Sequence]) -> Option<(Figures, Figures)> {
+    let model = kindling_models::open(&common::sample_gguf()?).unwrap();
+    let (plan, mut prepared) = prepare(backend, &model);
+    let (mut llama_cpp, mut exact) = (Figures::default(), Figures::default());
+    for sequence in sequences {
+        let computed = logprobs(&plan, &mut *prepared, &sequence.tokens);
+        for (position, row) in computed.iter().enumerate() {
+            let is_near_tie = sequence.gap[position] < NEAR_TIE;
+            let top1 = argmax(row);
+            llama_cpp.top1(top1 == sequence.top1[position], is_near_tie);
+            exact.top1(top1 == sequence.exact_top1[position], is_near_tie);
+            if let Some(next) = sequence.tokens.get(position + 1) {
+                let logprob = row[*next as usize];
+                llama_cpp.differences.push((logprob - sequence.logprob[position]).abs());
+                exact.differences.push((logprob - sequence.exact_logprob[position]).abs());
+            }
+        }
+    }
+    llama_cpp.print(&format!("{} against llama.cpp", backend.name()));
+    exact.print(&format!("{} against unrounded arithmetic", backend.name()));
+    Some((llama_cpp, exact))
+}
+
+#[test]
+fn cpu_stays_within_llama_cpp() {
+    let Some((llama_cpp, _)) = compare(&CpuBackend::new(), &golden()) else { return };
+    assert!(llama_cpp.positions >= 500);
+    assert!(llama_cpp.clear_agreement() >= MIN_TOP1_AGREEMENT, "{}", llama_cpp.clear_agreement());
+    assert!(llama_cpp.mean_difference() < MAX_MEAN_LOGPROB_DIFFERENCE, "{}", llama_cpp.mean_difference());
+}
+
+#[test]
+fn reference_computes_what_unrounded_arithmetic_gives() {
+    // The slow backend: one short and one chat sequence are enough, its arithmetic knows no cases.
+    let sequences: Vec<Sequence> = golden()
+        .into_iter()
+        .filter(|sequence| ["one-token", "white-space"].contains(&sequence.name.as_str()))
+        .collect();
+    let Some((_, exact)) = compare(&ReferenceBackend, &sequences) else { return };
+    assert_eq!(exact.same_top1, exact.positions);
+    assert!(exact.mean_difference() < 1e-4, "{}", exact.mean_difference());
+}
+
+#[test]
+fn cpu_is_near_the_reference_on_a_short_prompt() {
+    let Some(path) = common::sample_gguf() else { return };
+    let model = kindling_models::open(&path).unwrap();
+    let tokens = model.tokenizer.encode("The capital of France is", false, true).unwrap();
+    let (plan, mut cpu) = prepare(&CpuBackend::new(), &model);
+    let (_, mut reference) = prepare(&ReferenceBackend, &model);
+    let cpu = logprobs(&plan, &mut *cpu, &tokens);
+    let reference = logprobs(&plan, &mut *reference, &tokens);
+    let mut figures = Figures::default();
+    for (cpu, reference) in cpu.iter().zip(&reference) {
+        figures.top1(argmax(cpu) == argmax(reference), false);
+        let top = argmax(reference) as usize;
+        figures.differences.push((cpu[top] - reference[top]).abs());
+    }
+    figures.print("cpu against reference");
+    assert!(figures.mean_difference() < 0.1, "{}", figures.mean_difference());
+    assert_eq!(argmax(cpu.last().unwrap()), argmax(reference.last().unwrap()));
+}
