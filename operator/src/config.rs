@@ -16,6 +16,8 @@ pub struct OperatorConfig {
     pub image_pull_policy: Option<String>,
     /// Requests and limits of the container that serves a model.
     pub runtime_resources: Option<ResourceRequirements>,
+    /// Bound on how fast a runtime reads weights, for disks that others use too; `None` is none.
+    pub runtime_read_bytes_per_second: Option<u64>,
     /// Folder of the cache on every node.
     pub cache_host_path: PathBuf,
     /// `spec.source.hostPath` is allowed below these folders; none by default.

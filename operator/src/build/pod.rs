@@ -123,11 +123,11 @@ fn runtime(model: &ValidatedModel, config: &OperatorConfig) -> Container {
         }),
         resources: config.runtime_resources.clone(),
         volume_mounts: Some(vec![weights_mount, mount("tmp", "/tmp")]),
-        ..container(RUNTIME_CONTAINER, runtime_args(model), config)
+        ..container(RUNTIME_CONTAINER, runtime_args(model, config), config)
     }
 }
 
-fn runtime_args(model: &ValidatedModel) -> Vec<String> {
+fn runtime_args(model: &ValidatedModel, config: &OperatorConfig) -> Vec<String> {
     let serving = &model.inputs.serving;
     let path = model_path(&model.inputs.weights).display().to_string();
     let mut args = to_args(&["runtime", "--model-path", &path, "--served-model-name", &model.name]);
@@ -141,6 +141,9 @@ fn runtime_args(model: &ValidatedModel) -> Vec<String> {
     ];
     for (flag, value) in options {
         args.extend(value.into_iter().flat_map(|value| to_args(&[flag, &value.to_string()])));
+    }
+    if let Some(rate) = config.runtime_read_bytes_per_second {
+        args.extend(to_args(&["--read-bytes-per-second", &rate.to_string()]));
     }
     args
 }

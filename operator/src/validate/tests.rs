@@ -26,6 +26,7 @@ fn config() -> OperatorConfig {
         runtime_image: "kindling:test".to_owned(),
         image_pull_policy: None,
         runtime_resources: None,
+        runtime_read_bytes_per_second: None,
         cache_host_path: PathBuf::from("/var/lib/kindling/cache"),
         allowed_host_path_prefixes: vec![PathBuf::from("/srv/models")],
         lease_name: "kindling-operator".to_owned(),

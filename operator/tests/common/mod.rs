@@ -13,6 +13,7 @@ pub fn config() -> OperatorConfig {
         runtime_image: "registry.example/kindling:0.1.0".to_owned(),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         runtime_resources: None,
+        runtime_read_bytes_per_second: None,
         cache_host_path: PathBuf::from("/var/lib/kindling/cache"),
         allowed_host_path_prefixes: vec![PathBuf::from("/srv/models")],
         lease_name: "kindling-operator".to_owned(),
