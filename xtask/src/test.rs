@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 
+use crate::server::Server;
 use crate::shell::{cargo, command, run, run_reading};
 use crate::{binary, sample};
 
@@ -91,11 +92,15 @@ fn e2e(kindling: &str) -> Command {
     tests
 }
 
-/// Real OpenAI clients and OpenAI's own schema against `kindling up`.
+/// OpenAI's own client and schema against `kindling up`.
 fn conformance(report: &mut Report) -> anyhow::Result<()> {
-    let kindling = binary::path("release")?;
-    let mut script = command("python3", &["gateway/tests/conformance/run.py", "--kindling"]);
-    run_reading(script.arg(&kindling), &mut |line| report.count_plain(line))
+    const LISTEN: &str = "127.0.0.1:18082";
+    let mut server = Server::start(&binary::path("release")?, LISTEN)?;
+    server.wait_ready(&|| false)?;
+    let url = format!("http://{LISTEN}");
+    let script = ["gateway/tests/conformance/run.py", "--base-url", &url, "--model", "smollm2"];
+    let checked = run_reading(&mut command("python3", &script), &mut |line| report.count_plain(line));
+    checked.and(server.stop())
 }
 
 /// This program again, for steps that are commands of their own.
