@@ -2,9 +2,19 @@
 //!
 //! One file per command; this one holds the list.
 
+// A command line tool speaks on standard output.
+#![allow(clippy::print_stdout)]
+
 use clap::{Parser, Subcommand};
 
+mod binary;
 mod cluster;
+mod codegen;
+mod demo;
+mod sample;
+mod setup;
+mod shell;
+mod test;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Kindling's developer commands")]
@@ -15,12 +25,24 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Prepare this clone: the pre-commit hook and the sample model.
+    Setup,
+    /// Build in release, serve the sample model here, ask it one question, stay up until Ctrl-C.
+    Demo(demo::Args),
+    /// Run the tests; --system adds those that need root and a machine that may be changed.
+    Test(test::Args),
+    /// Write what is generated and committed: code from proto/, YAML from the CRD types.
+    Codegen,
     /// Make, inspect or take down a throwaway Kubernetes on this machine.
     Cluster(cluster::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
+        Command::Setup => setup::run_setup(),
+        Command::Demo(args) => demo::run_demo(args),
+        Command::Test(args) => test::run_test(args),
+        Command::Codegen => codegen::run_codegen(),
         Command::Cluster(args) => cluster::run(args),
     }
 }

@@ -1,0 +1,238 @@
+//! The node's cache of weights: where a model lies, what is there, import by hand.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::manifest::{FileRecord, Manifest};
+use crate::source::HubSource;
+
+/// Bytes per read while copying: large enough for the disk, small enough for a smooth progress bar.
+const COPY_CHUNK_BYTES: usize = 1 << 20;
+
+/// A cache folder.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    root: PathBuf,
+}
+
+/// One model in the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CachedModel {
+    /// `hf:org/repo@revision`.
+    pub name: String,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Complete files.
+    pub num_files: usize,
+    /// Their sizes in sum.
+    pub num_bytes: u64,
+}
+
+/// What an import did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Imported {
+    /// Where the file lies now.
+    pub path: PathBuf,
+    /// Size and digest.
+    pub record: FileRecord,
+    /// Whether the same bytes were there already.
+    pub already_there: bool,
+}
+
+/// Why the cache could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// No place for a cache is known.
+    #[error("no cache folder: set KINDLING_CACHE or HOME")]
+    NoHome,
+    /// Reading or writing failed.
+    #[error("{action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// The failure.
+        source: io::Error,
+    },
+    /// The given file cannot be a model's.
+    #[error("{} cannot be imported: {reason}", path.display())]
+    NotImportable {
+        /// What was given.
+        path: PathBuf,
+        /// Why not.
+        reason: &'static str,
+    },
+}
+
+impl Cache {
+    /// A cache in this folder; the folder is made on first write.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The user's cache: `$KINDLING_CACHE`, else `$XDG_CACHE_HOME/kindling`, else `~/.cache/kindling`.
+    ///
+    /// # Errors
+    /// [`CacheError::NoHome`] if none of these is set.
+    pub fn of_user() -> Result<Self, CacheError> {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        variable("KINDLING_CACHE")
+            .or_else(|| variable("XDG_CACHE_HOME").map(|path| path.join("kindling")))
+            .or_else(|| variable("HOME").map(|path| path.join(".cache/kindling")))
+            .map(Self::at)
+            .ok_or(CacheError::NoHome)
+    }
+
+    /// The cache's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the files of a model lie, whether or not they are there yet.
+    pub fn folder(&self, source: &HubSource) -> PathBuf {
+        self.root.join(source.folder())
+    }
+
+    /// Puts a file into the cache under a hub's name, as if it had been downloaded. `progress` gets the bytes so far.
+    ///
+    /// # Errors
+    /// [`CacheError`] naming the path that could not be read or written.
+    pub fn import(
+        &self,
+        file: &Path,
+        source: &HubSource,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Imported, CacheError> {
+        let refuse = |reason| CacheError::NotImportable { path: file.to_owned(), reason };
+        let metadata = fs::metadata(file).map_err(at("read", file))?;
+        if !metadata.is_file() {
+            return Err(refuse("it is no regular file; import the files of a folder one by one"));
+        }
+        let name = file.file_name().and_then(|name| name.to_str()).ok_or_else(|| refuse("its name is not UTF-8"))?;
+        crate::source::check_file_name(name).map_err(|_| refuse("its name has characters that no hub allows"))?;
+        let folder = self.folder(source);
+        fs::create_dir_all(&folder).map_err(at("make folder", &folder))?;
+        let target = folder.join(name);
+        let mut manifest = Manifest::read(&folder).map_err(at("read the manifest in", &folder))?;
+
+        if manifest.holds(&folder, name) {
+            let record =
+                FileRecord { bytes: metadata.len(), sha256: digest(file, progress).map_err(at("read", file))? };
+            if manifest.files.get(name) == Some(&record) {
+                return Ok(Imported { path: target, record, already_there: true });
+            }
+        }
+        let record = copy_whole(file, &target, progress)?;
+        manifest.files.insert(name.to_owned(), record.clone());
+        manifest.write(&folder).map_err(at("write the manifest in", &folder))?;
+        Ok(Imported { path: target, record, already_there: false })
+    }
+
+    /// Everything in the cache, by name.
+    ///
+    /// # Errors
+    /// [`CacheError`] if a folder or a manifest cannot be read. A cache that does not exist yet is empty.
+    pub fn list(&self) -> Result<Vec<CachedModel>, CacheError> {
+        let mut models = Vec::new();
+        let hub = self.root.join("models/hf");
+        for organisation in folders(&hub)? {
+            for repository in folders(&hub.join(&organisation))? {
+                let repository_folder = hub.join(&organisation).join(&repository);
+                for revision in folders(&repository_folder)? {
+                    let folder = repository_folder.join(&revision);
+                    let manifest = Manifest::read(&folder).map_err(at("read the manifest in", &folder))?;
+                    models.push(CachedModel {
+                        name: format!("hf:{organisation}/{repository}@{revision}"),
+                        num_files: manifest.files.len(),
+                        num_bytes: manifest.files.values().map(|record| record.bytes).sum(),
+                        folder,
+                    });
+                }
+            }
+        }
+        Ok(models)
+    }
+}
+
+/// Copies through a temporary file beside the target and renames it when it is whole and on disk.
+fn copy_whole(file: &Path, target: &Path, progress: &mut dyn FnMut(u64)) -> Result<FileRecord, CacheError> {
+    let temporary = target.with_extension(format!("{}.partial", std::process::id()));
+    let result = copy_hashing(file, &temporary, progress)
+        .and_then(|record| fs::rename(&temporary, target).map(|()| record))
+        .map_err(at("copy into the cache", target));
+    if result.is_err() {
+        // The copy is worthless and its removal may fail for the same reason as the copy; the first error is told.
+        let _ = fs::remove_file(&temporary);
+    }
+    result
+}
+
+fn copy_hashing(file: &Path, temporary: &Path, progress: &mut dyn FnMut(u64)) -> io::Result<FileRecord> {
+    let mut reader = File::open(file)?;
+    let mut writer = File::create(temporary)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; COPY_CHUNK_BYTES];
+    let mut bytes = 0;
+    loop {
+        let length = reader.read(&mut buffer)?;
+        if length == 0 {
+            break;
+        }
+        hasher.update(&buffer[..length]);
+        writer.write_all(&buffer[..length])?;
+        bytes += length as u64;
+        progress(bytes);
+    }
+    writer.sync_all()?;
+    Ok(FileRecord { bytes, sha256: hex(&hasher.finalize()) })
+}
+
+/// SHA-256 of a file, as lower-case hex.
+pub(crate) fn digest(file: &Path, progress: &mut dyn FnMut(u64)) -> io::Result<String> {
+    let mut reader = File::open(file)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; COPY_CHUNK_BYTES];
+    let mut bytes = 0;
+    loop {
+        let length = reader.read(&mut buffer)?;
+        if length == 0 {
+            return Ok(hex(&hasher.finalize()));
+        }
+        hasher.update(&buffer[..length]);
+        bytes += length as u64;
+        progress(bytes);
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn folders(parent: &Path) -> Result<Vec<String>, CacheError> {
+    let entries = match fs::read_dir(parent) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(at("list", parent)(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(at("list", parent))?;
+        if entry.path().is_dir() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Names the action and the path of a failed file operation.
+pub(crate) fn at<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> CacheError + 'a {
+    move |source| CacheError::Io { action, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+//! `kindling cache`: put weights into a cache by hand, see what is there.
+
+// The listing is this command's result, so it goes to standard output.
+#![allow(clippy::print_stdout)]
+
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Subcommand;
+use kindling_agent::cache::Cache;
+use kindling_agent::source::HubSource;
+
+use crate::bars::{Bytes, mebibytes};
+
+/// Where the chart expects a node's cache.
+const NODE_CACHE: &str = "/var/lib/kindling/cache";
+/// The user that Kindling's pods run as.
+const POD_USER: u32 = 65532;
+
+/// The cache of weights on this machine.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Put a file into the cache as if it had been downloaded.
+    Import(ImportArgs),
+    /// List the models in the cache.
+    List(ListArgs),
+}
+
+/// Which cache.
+#[derive(clap::Args)]
+pub struct Place {
+    /// Folder of the cache [default: ~/.cache/kindling]
+    #[arg(long, env = "KINDLING_CACHE", value_name = "FOLDER")]
+    cache: Option<PathBuf>,
+    /// The node's cache (/var/lib/kindling/cache), which pods use; files are given to the pods' user.
+    #[arg(long, conflicts_with = "cache")]
+    node: bool,
+}
+
+/// Arguments of `kindling cache import`.
+#[derive(clap::Args)]
+pub struct ImportArgs {
+    /// The file, e.g. model.gguf; its name is kept.
+    file: PathBuf,
+    /// What to call it: hf:org/repo or hf:org/repo@revision, as in a LocalModel's source.
+    #[arg(long = "as", value_name = "NAME")]
+    name: HubSource,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Arguments of `kindling cache list`.
+#[derive(clap::Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Runs `kindling cache`.
+pub fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Import(args) => import(args),
+        Command::List(args) => list(args),
+    }
+}
+
+impl Place {
+    fn open(&self) -> anyhow::Result<Cache> {
+        match (&self.cache, self.node) {
+            (_, true) => Ok(Cache::at(NODE_CACHE)),
+            (Some(folder), _) => Ok(Cache::at(folder)),
+            _ => Ok(Cache::of_user()?),
+        }
+    }
+}
+
+fn import(args: ImportArgs) -> anyhow::Result<()> {
+    let ImportArgs { file, name, place } = args;
+    let cache = place.open()?;
+    let total = std::fs::metadata(&file).ok().map(|data| data.len());
+    let mut bar = Bytes::new("import");
+    let imported = cache.import(&file, &name, &mut |bytes| bar.set(bytes, total));
+    bar.finish();
+    let imported = imported?;
+    if place.node {
+        give_to_pods(cache.root()).with_context(|| format!("give {} to the pods' user", cache.root().display()))?;
+    }
+    let did = if imported.already_there { "already in the cache" } else { "imported" };
+    println!("{did}: {name}, {} ({})", imported.path.display(), mebibytes(imported.record.bytes));
+    println!("sha256: {}", imported.record.sha256);
+    Ok(())
+}
+
+/// Pods run without root and must be able to add to the node's cache.
+fn give_to_pods(path: &Path) -> std::io::Result<()> {
+    chown(path, Some(POD_USER), Some(POD_USER))?;
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            give_to_pods(&entry?.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn list(args: ListArgs) -> anyhow::Result<()> {
+    let cache = args.place.open()?;
+    let models = cache.list()?;
+    if models.is_empty() {
+        println!("nothing in {}", cache.root().display());
+    }
+    for model in models {
+        let files = if model.num_files == 1 { "file" } else { "files" };
+        println!("{}  {} {files}  {}", model.name, model.num_files, mebibytes(model.num_bytes));
+    }
+    Ok(())
+}

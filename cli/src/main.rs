@@ -1,0 +1,54 @@
+//! The one binary of Kindling: every role is a subcommand, one file each. This file holds the list.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod bars;
+mod cache;
+mod gateway;
+mod interrupt;
+mod local_models;
+mod logging;
+mod operator;
+mod pull;
+mod runtime;
+mod up;
+
+/// Serves language models, on this machine or on Kubernetes.
+#[derive(Parser)]
+#[command(name = "kindling", version, propagate_version = true, disable_help_subcommand = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Up(up::Args),
+    #[command(subcommand)]
+    Cache(cache::Command),
+    Pull(pull::Args),
+    Runtime(runtime::Args),
+    Gateway(gateway::Args),
+    Operator(operator::Args),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Up(args) => up::run(args).await,
+        Command::Cache(command) => cache::run(command),
+        Command::Pull(args) => pull::run(args).await,
+        Command::Runtime(args) => runtime::run(args).await,
+        Command::Gateway(args) => gateway::run(args).await,
+        Command::Operator(args) => operator::run(args).await,
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

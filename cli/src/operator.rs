@@ -1,0 +1,83 @@
+//! `kindling operator`: brings the cluster to what its LocalModels ask for.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use kindling_operator::OperatorConfig;
+
+use crate::{interrupt, logging};
+
+/// Reconcile the LocalModels of a cluster into pods.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only LocalModels of this namespace [default: all]
+    #[arg(long)]
+    namespace: Option<String>,
+    /// Image of the pods that serve models.
+    #[arg(long)]
+    runtime_image: String,
+    /// Always, IfNotPresent or Never [default: Kubernetes decides]
+    #[arg(long)]
+    image_pull_policy: Option<String>,
+    /// Requests and limits of the container that serves a model, as JSON.
+    #[arg(long, value_name = "JSON")]
+    runtime_resources: Option<String>,
+    /// Read weights no faster than this, to spare disks that others use [default: as fast as it goes]
+    #[arg(long, value_name = "BYTES")]
+    runtime_read_bytes_per_second: Option<u64>,
+    /// Folder of the cache on every node.
+    #[arg(long, default_value = "/var/lib/kindling/cache")]
+    cache_host_path: PathBuf,
+    /// Allow spec.source.hostPath below this folder; may be given several times.
+    #[arg(long = "allowed-host-path-prefix", value_name = "FOLDER")]
+    allowed_host_path_prefixes: Vec<PathBuf>,
+    /// The Lease that makes sure that one operator works at a time.
+    #[arg(long, default_value = "kindling-operator")]
+    lease_name: String,
+    /// Namespace of that Lease.
+    #[arg(long, default_value = "default")]
+    lease_namespace: String,
+    /// What this operator is called in the Lease.
+    #[arg(long, env = "KINDLING_IDENTITY", default_value = "kindling-operator")]
+    identity: String,
+    /// Where /healthz, /readyz and /metrics are served.
+    #[arg(long, default_value = "0.0.0.0:8081", env = "KINDLING_METRICS_LISTEN")]
+    metrics_listen: SocketAddr,
+}
+
+/// Runs `kindling operator`.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let Args {
+        namespace,
+        runtime_image,
+        image_pull_policy,
+        runtime_resources,
+        runtime_read_bytes_per_second,
+        cache_host_path,
+        allowed_host_path_prefixes,
+        lease_name,
+        lease_namespace,
+        identity,
+        metrics_listen,
+    } = args;
+    logging::start("info");
+    let runtime_resources = runtime_resources
+        .map(|json| serde_json::from_str(&json))
+        .transpose()
+        .context("--runtime-resources is no JSON of Kubernetes' ResourceRequirements")?;
+    let config = OperatorConfig {
+        namespace,
+        runtime_image,
+        image_pull_policy,
+        runtime_resources,
+        runtime_read_bytes_per_second,
+        cache_host_path,
+        allowed_host_path_prefixes,
+        lease_name,
+        lease_namespace,
+        identity,
+        metrics_listen,
+    };
+    Ok(kindling_operator::run(config, interrupt::token()?).await?)
+}

@@ -1,0 +1,117 @@
+//! `kindling runtime`: serves one model over gRPC. What a model's pod runs.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use kindling_runtime::{BackendKind, Listeners, RuntimeConfig};
+use tokio::net::TcpListener;
+
+use crate::{interrupt, logging};
+
+/// Serve one model over gRPC.
+#[derive(clap::Args)]
+pub struct Args {
+    /// A .gguf file, or a folder with config.json and safetensors, or a folder with one .gguf.
+    #[arg(long, value_name = "PATH")]
+    model_path: PathBuf,
+    /// What the model is called in logs and metrics [default: the file's name]
+    #[arg(long, value_name = "NAME")]
+    served_model_name: Option<String>,
+    /// Where gRPC is served.
+    #[arg(long, default_value = "127.0.0.1:50051", env = "KINDLING_LISTEN")]
+    listen: SocketAddr,
+    /// Where /metrics and /healthz are served over HTTP [default: nowhere]
+    #[arg(long, env = "KINDLING_METRICS_LISTEN")]
+    metrics_listen: Option<SocketAddr>,
+    #[command(flatten)]
+    serving: ServingArgs,
+}
+
+/// How a model is computed: what `kindling runtime` and `kindling up` have in common.
+#[derive(clap::Args, Clone)]
+pub struct ServingArgs {
+    /// Longest sequence, in tokens [default: the model's maximum, at most 65536]
+    #[arg(long, value_name = "TOKENS")]
+    context_length: Option<usize>,
+    /// Sequences computed at once.
+    #[arg(long, default_value_t = 4)]
+    max_concurrency: usize,
+    /// Tokens in the KV cache, shared by all sequences [default: two full contexts]
+    #[arg(long, value_name = "TOKENS")]
+    kv_tokens: Option<usize>,
+    /// Tokens computed in one step, over all sequences.
+    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
+    max_batched_tokens: usize,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+/// What a person says about the machine rather than about the model.
+#[derive(clap::Args, Clone)]
+pub struct MachineArgs {
+    /// Threads to compute with [default: the cores this process may use]
+    #[arg(long, env = "KINDLING_THREADS")]
+    threads: Option<usize>,
+    /// What computes: cpu, or reference, which is slow and plain and serves to check the other.
+    #[arg(long, default_value = "cpu")]
+    backend: BackendArg,
+    /// Read weights no faster than this, to spare a disk that others use [default: as fast as it goes]
+    #[arg(long, value_name = "BYTES")]
+    read_bytes_per_second: Option<u64>,
+}
+
+/// The backends by name.
+#[derive(Clone, Copy, ValueEnum)]
+enum BackendArg {
+    Cpu,
+    Reference,
+}
+
+impl MachineArgs {
+    /// Completes a configuration.
+    pub fn apply(&self, config: &mut RuntimeConfig) {
+        let Self { threads, backend, read_bytes_per_second } = self;
+        config.num_threads = *threads;
+        config.read_bytes_per_second = *read_bytes_per_second;
+        config.backend = match backend {
+            BackendArg::Cpu => BackendKind::Cpu,
+            BackendArg::Reference => BackendKind::Reference,
+        };
+    }
+}
+
+/// Runs `kindling runtime`.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let Args { model_path, served_model_name, listen, metrics_listen, serving } = args;
+    let ServingArgs { context_length, max_concurrency, kv_tokens, max_batched_tokens, machine } = serving;
+    logging::start("info");
+    let mut config = RuntimeConfig::new(model_path);
+    if let Some(name) = served_model_name {
+        config.served_name = name;
+    }
+    config.context_length = context_length;
+    config.max_concurrency = max_concurrency;
+    config.kv_tokens = kv_tokens;
+    config.max_batched_tokens = max_batched_tokens;
+    // A pod has 30 s to end; the servers' own closing needs some of them.
+    config.drain_timeout = Duration::from_secs(20);
+    machine.apply(&mut config);
+    let listeners = Listeners {
+        grpc: bind(listen).await?,
+        metrics: match metrics_listen {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        },
+    };
+    Ok(kindling_runtime::serve(config, listeners, interrupt::token()?).await?)
+}
+
+/// Listens, or says which address cannot be had.
+pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listen on {address}; choose another address if something else is there"))
+}

@@ -1,0 +1,196 @@
+//! `kindling up`: everything in one process on this machine, from the YAML that a cluster takes too.
+
+// What the user can do next is this command's result, so it goes to standard output.
+#![allow(clippy::print_stdout)]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use kindling_agent::cache::Cache;
+use kindling_agent::source::HubSource;
+use kindling_api::{Device, LocalModel};
+use kindling_gateway::{Availability, Backend, Config, Discovery, Route, StaticRoutes, Timeouts, serve};
+use kindling_runtime::{Runtime, RuntimeConfig};
+use tokio_util::sync::CancellationToken;
+
+use crate::bars::Bytes;
+use crate::runtime::{MachineArgs, bind};
+use crate::{interrupt, local_models, logging, pull};
+
+/// Between two looks at how far a load is: smooth for the eye.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// What a client that comes while a model loads is told to wait.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+/// Running answers may finish after Ctrl-C; a second Ctrl-C ends at once.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Serve the models of a YAML file on this machine: no cluster, no GPU needed.
+#[derive(clap::Args)]
+pub struct Args {
+    /// File with one or more LocalModels, as for kubectl apply.
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    file: PathBuf,
+    /// Where the OpenAI API is served.
+    #[arg(long, default_value = "127.0.0.1:8080", env = "KINDLING_LISTEN")]
+    listen: SocketAddr,
+    /// Folder of the cache [default: ~/.cache/kindling]
+    #[arg(long, env = "KINDLING_CACHE", value_name = "FOLDER")]
+    cache: Option<PathBuf>,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+/// Runs `kindling up`.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let Args { file, listen, cache, machine } = args;
+    logging::start("warn");
+    let models = local_models::read(&file)?;
+    models.iter().try_for_each(refuse_what_this_machine_lacks)?;
+    let cache = cache.map_or_else(Cache::of_user, |folder| Ok(Cache::at(folder)))?;
+    let listener = bind(listen).await?;
+    let address = listener.local_addr()?;
+    let shutdown = interrupt::token()?;
+
+    let routes = StaticRoutes::new(models.iter().map(waiting_route).collect());
+    let mut config = Config::new(Discovery::Static(routes.clone()));
+    config.timeouts = Timeouts { drain: DRAIN, ..Timeouts::default() };
+    let gateway = tokio::spawn(serve(config, listener, shutdown.clone().cancelled_owned()));
+
+    let runtimes = tokio::select! {
+        started = start_all(&models, &cache, &machine, &routes) => Some(started?),
+        () = shutdown.cancelled() => None,
+    };
+    if let Some(runtimes) = &runtimes {
+        print_ready(&models, address);
+        wait(runtimes, &shutdown).await?;
+    }
+    eprintln!("stopping");
+    gateway.await.context("end the gateway")??;
+    for runtime in runtimes.iter().flatten() {
+        runtime.drain(Duration::from_secs(1)).await;
+    }
+    Ok(())
+}
+
+/// What the schema allows and this command cannot do.
+fn refuse_what_this_machine_lacks(model: &LocalModel) -> anyhow::Result<()> {
+    if model.spec.placement.device == Device::Cuda {
+        bail!("{}: spec.placement.device is Cuda, and this build of Kindling has no CUDA backend", name(model));
+    }
+    Ok(())
+}
+
+/// Starts the models one after another: two loads at once would only share the disk.
+async fn start_all(
+    models: &[LocalModel],
+    cache: &Cache,
+    machine: &MachineArgs,
+    routes: &StaticRoutes,
+) -> anyhow::Result<Vec<Runtime>> {
+    let mut runtimes = Vec::new();
+    for model in models.iter().filter(|model| model.spec.replicas > 0) {
+        let path = weights(model, cache).await.with_context(|| name(model))?;
+        let runtime = Runtime::start(runtime_config(model, path, machine));
+        load(&runtime, &name(model)).await.with_context(|| name(model))?;
+        let backend = Backend::new(runtime.connect_in_process());
+        routes.update(|routes| {
+            for route in routes.iter_mut().filter(|route| route.name == name(model)) {
+                route.availability = Availability::Ready;
+                route.backend = Some(backend.clone());
+            }
+        });
+        runtimes.push(runtime);
+    }
+    Ok(runtimes)
+}
+
+/// Where the weights lie on this machine, downloaded first if need be.
+async fn weights(model: &LocalModel, cache: &Cache) -> anyhow::Result<PathBuf> {
+    let source = &model.spec.source;
+    if let Some(hf) = &source.hf {
+        let hub_source = HubSource::new(&hf.repo, &hf.revision)?;
+        pull::pull(cache, &hub_source, &hf.files).await?;
+        let folder = cache.folder(&hub_source);
+        let mut ggufs = hf.files.iter().filter(|file| file.to_ascii_lowercase().ends_with(".gguf"));
+        return Ok(match (ggufs.next(), ggufs.next()) {
+            (Some(file), None) => folder.join(file),
+            _ => folder,
+        });
+    }
+    match &source.host_path {
+        Some(host_path) => Ok(PathBuf::from(&host_path.path)),
+        None => bail!("spec.source names no source"),
+    }
+}
+
+fn runtime_config(model: &LocalModel, path: PathBuf, machine: &MachineArgs) -> RuntimeConfig {
+    let serving = &model.spec.serving;
+    let mut config = RuntimeConfig::new(path);
+    config.served_name = name(model);
+    config.context_length = serving.context_length.map(|tokens| tokens as usize);
+    config.max_concurrency = serving.max_concurrency as usize;
+    config.kv_tokens = serving.kv_cache.tokens.map(|tokens| tokens as usize);
+    if let Some(tokens) = serving.max_batched_tokens {
+        config.max_batched_tokens = tokens as usize;
+    }
+    machine.apply(&mut config);
+    config
+}
+
+async fn load(runtime: &Runtime, name: &str) -> anyhow::Result<()> {
+    let mut bar = Bytes::new(&format!("load {name}"));
+    let ready = runtime.ready();
+    tokio::pin!(ready);
+    let result = loop {
+        tokio::select! {
+            result = &mut ready => break result,
+            () = tokio::time::sleep(LOOK_EVERY) => {
+                let progress = runtime.progress();
+                bar.set(progress.loaded_bytes, Some(progress.total_bytes));
+            }
+        }
+    };
+    bar.finish();
+    Ok(result?)
+}
+
+async fn wait(runtimes: &[Runtime], shutdown: &CancellationToken) -> anyhow::Result<()> {
+    let failures = runtimes.iter().map(|runtime| Box::pin(runtime.failed()));
+    if runtimes.is_empty() {
+        shutdown.cancelled().await;
+        return Ok(());
+    }
+    tokio::select! {
+        (error, _, _) = futures::future::select_all(failures) => Err(error.into()),
+        () = shutdown.cancelled() => Ok(()),
+    }
+}
+
+fn waiting_route(model: &LocalModel) -> Route {
+    Route {
+        name: name(model),
+        namespace: None,
+        aliases: model.spec.gateway.aliases.clone(),
+        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs() as i64),
+        availability: Availability::Unavailable {
+            message: if model.spec.replicas == 0 { "its spec.replicas is 0" } else { "it is being loaded" }.to_owned(),
+            retry_after: Some(RETRY_AFTER),
+        },
+        backend: None,
+    }
+}
+
+fn print_ready(models: &[LocalModel], address: SocketAddr) {
+    let names: Vec<String> = models.iter().map(name).collect();
+    println!("ready: {} at http://{address}/v1", names.join(", "));
+    println!(
+        "try:   curl http://{address}/v1/chat/completions -H 'content-type: application/json' \\\n         -d '{{\"model\": \"{}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello!\"}}]}}'",
+        names.first().map_or("", String::as_str)
+    );
+}
+
+fn name(model: &LocalModel) -> String {
+    model.metadata.name.clone().unwrap_or_default()
+}

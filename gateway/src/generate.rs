@@ -1,0 +1,174 @@
+//! From gRPC to choices: runs the requests of one API call and merges their events into one sequence.
+//!
+//! Nothing is spawned: whoever drops a [`Generation`] drops the gRPC streams with it, and the runtime stops.
+
+mod tokens;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+use kindling_proto::v1::generate_response::Event as Wire;
+use kindling_proto::v1::{self, FinishReason, GenerateRequest, GenerateResponse, TokenLogprob};
+use tokio::time::Instant;
+
+use crate::backend::Backend;
+use crate::error::{ApiError, ErrorKind};
+use crate::observe::Record;
+use tokens::Tokens;
+pub use tokens::Totals;
+
+/// How many of one call's prompts the runtime sees at a time. More would only fill its queue.
+const PROMPTS_AT_ONCE: usize = 4;
+/// After the last finish only the trailers are to come. Reading them lets the runtime see an end and not a hang-up.
+const TRAILERS: Duration = Duration::from_secs(1);
+
+/// What happens to a choice. Choices are counted over all prompts: `prompt * n + index`.
+#[derive(Debug)]
+pub enum Event {
+    /// A prompt was taken in.
+    Accepted,
+    /// More of a choice.
+    Delta(Delta),
+    /// The end of a choice. Totals come with the last one.
+    Finished {
+        /// Which choice.
+        choice: u32,
+        /// OpenAI's word for why.
+        reason: &'static str,
+        /// Counts over all choices, at the very end.
+        totals: Option<Totals>,
+    },
+}
+
+/// More of a choice.
+#[derive(Debug)]
+pub struct Delta {
+    pub choice: u32,
+    pub text: String,
+    pub is_reasoning: bool,
+    pub logprobs: Vec<TokenLogprob>,
+}
+
+/// What to run.
+pub struct Job {
+    pub backend: Backend,
+    /// One for each prompt.
+    pub requests: Vec<GenerateRequest>,
+    /// Choices for each prompt.
+    pub n: u32,
+    /// For the whole of it.
+    pub deadline: Duration,
+    pub record: Arc<Record>,
+}
+
+type Responses = BoxStream<'static, Result<(u32, GenerateResponse), tonic::Status>>;
+
+/// A running job.
+pub struct Generation {
+    responses: Responses,
+    n: u32,
+    unfinished: u32,
+    deadline: Instant,
+    tokens: Tokens,
+}
+
+impl Generation {
+    /// Starts the job; the requests go out when the first event is asked for.
+    pub fn start(job: Job) -> Self {
+        let Job { backend, requests, n, deadline, record } = job;
+        let unfinished = requests.len() as u32 * n;
+        let tokens = Tokens::new(record, unfinished);
+        let numbered = (0..).zip(requests);
+        let responses = stream::iter(numbered)
+            .flat_map_unordered(PROMPTS_AT_ONCE, move |(prompt, request)| responses(&backend, prompt, request))
+            .boxed();
+        Self { responses, n, unfinished, deadline: Instant::now() + deadline, tokens }
+    }
+
+    /// The next event; `None` once every choice is finished.
+    ///
+    /// # Errors
+    /// The runtime's refusal or failure. It is final for all choices.
+    pub async fn next(&mut self) -> Option<Result<Event, ApiError>> {
+        loop {
+            if self.unfinished == 0 {
+                tokio::time::timeout(TRAILERS, self.responses.next()).await.ok();
+                return None;
+            }
+            let response = match tokio::time::timeout_at(self.deadline, self.responses.next()).await {
+                Err(_) => return Some(Err(ApiError::new(ErrorKind::Timeout, "the request took longer than it may"))),
+                Ok(None) => return Some(Err(broken("it stopped before the end"))),
+                Ok(Some(Err(status))) => return Some(Err(status.into())),
+                Ok(Some(Ok(response))) => response,
+            };
+            match self.translate(response) {
+                Ok(None) => {}
+                Ok(Some(event)) => return Some(Ok(event)),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    fn translate(&mut self, (prompt, response): (u32, GenerateResponse)) -> Result<Option<Event>, ApiError> {
+        match response.event {
+            Some(Wire::Prompt(info)) => {
+                self.tokens.prompt(&info);
+                Ok(Some(Event::Accepted))
+            }
+            Some(Wire::Delta(delta)) => self.delta(prompt, delta),
+            Some(Wire::Finish(finish)) => self.finish(prompt, finish).map(Some),
+            // A newer runtime may say things that we don't know.
+            None => Ok(None),
+        }
+    }
+
+    fn delta(&mut self, prompt: u32, delta: v1::Delta) -> Result<Option<Event>, ApiError> {
+        use v1::delta::Kind;
+        let choice = self.choice(prompt, delta.index)?;
+        let (text, is_reasoning) = match delta.kind {
+            Some(Kind::Content(text)) => (text, false),
+            Some(Kind::Reasoning(text)) => (text, true),
+            Some(Kind::ToolCall(_)) => return Err(broken("it called a tool that nobody offered")),
+            None => (String::new(), false),
+        };
+        self.tokens.delta(choice, delta.token_ids.len(), !text.is_empty());
+        if text.is_empty() && delta.logprobs.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Event::Delta(Delta { choice, text, is_reasoning, logprobs: delta.logprobs })))
+    }
+
+    fn finish(&mut self, prompt: u32, finish: v1::Finish) -> Result<Event, ApiError> {
+        let choice = self.choice(prompt, finish.index)?;
+        let reason = match finish.reason() {
+            FinishReason::Stop | FinishReason::Unspecified => "stop",
+            FinishReason::Length => "length",
+            FinishReason::ToolCalls => "tool_calls",
+            FinishReason::Aborted => {
+                let message = "the model's runtime ended the request before it was complete; try again";
+                return Err(ApiError::new(ErrorKind::ModelUnavailable, message));
+            }
+        };
+        self.tokens.finish(prompt, finish.usage.unwrap_or_default());
+        self.unfinished -= 1;
+        let totals = (self.unfinished == 0).then(|| self.tokens.totals());
+        Ok(Event::Finished { choice, reason, totals })
+    }
+
+    fn choice(&self, prompt: u32, index: u32) -> Result<u32, ApiError> {
+        if index < self.n { Ok(prompt * self.n + index) } else { Err(broken("it sent a choice that nobody asked for")) }
+    }
+}
+
+fn responses(backend: &Backend, prompt: u32, request: GenerateRequest) -> Responses {
+    let mut client = backend.client();
+    let call = async move { Ok(client.generate(request).await?.into_inner()) };
+    stream::once(call).try_flatten().map_ok(move |response| (prompt, response)).boxed()
+}
+
+fn broken(what: &str) -> ApiError {
+    tracing::error!(what, "runtime broke the contract");
+    ApiError::new(ErrorKind::Internal, format!("the model's runtime failed: {what}"))
+}

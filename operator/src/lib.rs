@@ -1,0 +1,1 @@
+//! Reconciles LocalModels into pods.

@@ -1,0 +1,13 @@
+//! The gRPC contract between runtime, gateway and operator: messages, clients and servers of `kindling.v1`.
+//!
+//! Everything here is generated from `proto/kindling/v1/inference.proto` and committed; after changing the contract
+//! run `cargo xtask codegen`. A test of `kindling-proto-codegen` fails while the two disagree. No logic lives here.
+
+/// Version 1 of the contract.
+pub mod v1 {
+    #![allow(missing_docs, clippy::all)]
+    include!("generated/kindling.v1.rs");
+}
+
+/// The compiled `.proto` files, for the gRPC reflection service.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/file_descriptor_set.bin");

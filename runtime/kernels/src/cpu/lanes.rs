@@ -1,0 +1,158 @@
+//! Sixteen lanes of f32 or i32, and sixteen groups of four bytes: the vocabulary that kernels are written in.
+//!
+//! Every implementation rounds alike (multiplications and additions are fused where `fma` says so and nowhere else), and
+//! sums over lanes have one order, so that instruction sets agree bit for bit.
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512;
+pub(super) mod portable;
+
+/// Lanes in a vector.
+pub(super) const LANES: usize = 16;
+
+/// Sixteen groups of four bytes.
+pub(super) type ByteGroups = [u8; 64];
+
+/// One instruction set's vectors. The value is a witness that the machine has it.
+pub(super) trait Lanes: Copy {
+    /// Sixteen f32.
+    type Floats: Copy;
+    /// Sixteen i32.
+    type Ints: Copy;
+    /// Sixteen groups of four bytes.
+    type Bytes: Copy;
+    /// What `dot_i8` adds to every weight byte, and its caller must take off again: 128 or 0.
+    const DOT_I8_BIAS: i32;
+
+    /// The same value everywhere.
+    fn splat(self, value: f32) -> Self::Floats;
+    /// Reads sixteen f32.
+    fn load(self, values: &[f32; LANES]) -> Self::Floats;
+    /// Reads sixteen f16.
+    fn load_f16(self, values: &[u16; LANES]) -> Self::Floats;
+    /// Reads sixteen bf16.
+    fn load_bf16(self, values: &[u16; LANES]) -> Self::Floats;
+    /// Writes sixteen f32.
+    fn store(self, values: Self::Floats, out: &mut [f32; LANES]);
+    /// Writes sixteen f16, rounded to nearest even.
+    fn store_f16(self, values: Self::Floats, out: &mut [u16; LANES]);
+    /// `a + b`.
+    fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `a * b`.
+    fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `a / b`.
+    fn div(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    /// The greater; neither is NaN.
+    fn max(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// The smaller; neither is NaN.
+    fn min(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `|a|`.
+    fn abs(self, a: Self::Floats) -> Self::Floats;
+    /// To the nearest integer, ties to even; in the range of i32.
+    fn round(self, a: Self::Floats) -> Self::Ints;
+    /// `2^a` for `a` in -126 to 127.
+    fn power_of_two(self, a: Self::Ints) -> Self::Floats;
+
+    /// The same value everywhere.
+    fn splat_int(self, value: i32) -> Self::Ints;
+    /// Exact for what dots of 32 bytes can give.
+    fn to_floats(self, a: Self::Ints) -> Self::Floats;
+    /// Writes sixteen i32.
+    fn store_ints(self, values: Self::Ints, out: &mut [i32; LANES]);
+
+    /// Reads sixteen groups of four bytes.
+    fn load_bytes(self, values: &ByteGroups) -> Self::Bytes;
+    /// The low nibble of each byte.
+    fn low_nibbles(self, a: Self::Bytes) -> Self::Bytes;
+    /// The high nibble of each byte.
+    fn high_nibbles(self, a: Self::Bytes) -> Self::Bytes;
+    /// `sum[lane] += w . x` over four nibbles (0 to 15) and four activations, the same in each lane.
+    fn dot_u4(self, sum: Self::Ints, weights: Self::Bytes, activations: &[i8; 4]) -> Self::Ints;
+    /// `sum[lane] += (w - 128 + DOT_I8_BIAS) . x` over four bytes and four activations (-127 to 127).
+    fn dot_i8(self, sum: Self::Ints, weights: Self::Bytes, activations: &[i8; 4]) -> Self::Ints;
+
+    /// The sum over lanes: halves are added to each other until one lane is left.
+    #[inline(always)]
+    fn sum(self, a: Self::Floats) -> f32 {
+        self.reduce(a, |a, b| a + b)
+    }
+
+    /// The greatest lane.
+    #[inline(always)]
+    fn highest(self, a: Self::Floats) -> f32 {
+        self.reduce(a, |a, b| if a > b { a } else { b })
+    }
+
+    /// Combines halves until one lane is left.
+    #[inline(always)]
+    fn reduce(self, a: Self::Floats, combine: impl Fn(f32, f32) -> f32) -> f32 {
+        let mut values = [0.0; LANES];
+        self.store(a, &mut values);
+        let mut half = LANES / 2;
+        while half > 0 {
+            for lane in 0..half {
+                values[lane] = combine(values[lane], values[lane + half]);
+            }
+            half /= 2;
+        }
+        values[0]
+    }
+
+    /// `e^a`, within 2 units in the last place; clamped so that results stay normal numbers.
+    #[inline(always)]
+    fn exp(self, a: Self::Floats) -> Self::Floats {
+        let a = self.max(self.min(a, self.splat(88.0)), self.splat(-87.0));
+        let power = self.round(self.mul(a, self.splat(std::f32::consts::LOG2_E)));
+        let n = self.to_floats(power);
+        // ln 2 in two parts, the first with trailing zeroes, so that n times it is exact.
+        let rest = self.fma(n, self.splat(-0.693_359_4), a);
+        let rest = self.fma(n, self.splat(2.121_944_4e-4), rest);
+        let mut sum = self.splat(1.0 / 5040.0);
+        for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+            sum = self.fma(sum, rest, self.splat(coefficient));
+        }
+        self.mul(sum, self.power_of_two(power))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::isa::{DetectedIsa, Isa, Kernel};
+    use super::{LANES, Lanes};
+
+    struct Exponentials<'a>(&'a [f32; LANES], &'a mut [f32; LANES]);
+
+    impl Kernel for Exponentials<'_> {
+        fn run<L: Lanes>(self, lanes: L) {
+            lanes.store(lanes.exp(lanes.load(self.0)), self.1);
+        }
+    }
+
+    #[test]
+    fn exp_is_accurate_and_the_same_on_every_instruction_set() {
+        for step in 0..1000 {
+            let inputs: [f32; LANES] = std::array::from_fn(|lane| -87.0 + 0.0109 * (step * LANES + lane) as f32);
+            let results: Vec<_> = Isa::available()
+                .into_iter()
+                .filter_map(DetectedIsa::new)
+                .map(|isa| {
+                    let mut out = [0.0; LANES];
+                    isa.run(Exponentials(&inputs, &mut out));
+                    out
+                })
+                .collect();
+            for out in &results {
+                assert_eq!(out, &results[0]);
+            }
+            for (x, y) in inputs.iter().zip(&results[0]) {
+                let exact = f64::from(*x).exp();
+                // Measured 2026-11-22: 1.3e-7 at most.
+                assert!((f64::from(*y) / exact - 1.0).abs() < 2.5e-7, "exp({x}) = {y}, expected {exact}");
+            }
+        }
+    }
+}

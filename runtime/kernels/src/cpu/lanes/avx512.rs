@@ -1,0 +1,136 @@
+//! AVX-512 with VNNI: one register for each kind of vector.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use super::{ByteGroups, LANES, Lanes};
+
+/// Witness that the machine has AVX-512 F, BW, VL and VNNI.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Vnni(());
+
+impl Avx512Vnni {
+    /// The witness.
+    ///
+    /// # Safety
+    /// The machine must have AVX-512 F, BW, VL and VNNI, AVX2, FMA and F16C.
+    #[inline(always)]
+    pub unsafe fn new() -> Self {
+        Self(())
+    }
+}
+
+/// Calls an intrinsic.
+macro_rules! x86 {
+    ($call:expr) => {
+        // SAFETY: the witness `self` says that the machine has the instruction; pointers come from references to
+        // arrays of the size that is read or written, and no alignment is asked for.
+        unsafe { $call }
+    };
+}
+
+impl Lanes for Avx512Vnni {
+    type Floats = __m512;
+    type Ints = __m512i;
+    type Bytes = __m512i;
+    const DOT_I8_BIAS: i32 = 128;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::Floats {
+        x86!(_mm512_set1_ps(value))
+    }
+    #[inline(always)]
+    fn load(self, values: &[f32; LANES]) -> Self::Floats {
+        x86!(_mm512_loadu_ps(values.as_ptr()))
+    }
+    #[inline(always)]
+    fn load_f16(self, values: &[u16; LANES]) -> Self::Floats {
+        x86!(_mm512_cvtph_ps(_mm256_loadu_si256(values.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn load_bf16(self, values: &[u16; LANES]) -> Self::Floats {
+        x86!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(
+            values.as_ptr().cast()
+        )))))
+    }
+    #[inline(always)]
+    fn store(self, values: Self::Floats, out: &mut [f32; LANES]) {
+        x86!(_mm512_storeu_ps(out.as_mut_ptr(), values));
+    }
+    #[inline(always)]
+    fn store_f16(self, values: Self::Floats, out: &mut [u16; LANES]) {
+        x86!(_mm256_storeu_si256(
+            out.as_mut_ptr().cast(),
+            _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(values)
+        ));
+    }
+    #[inline(always)]
+    fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        x86!(_mm512_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        x86!(_mm512_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        x86!(_mm512_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
+        x86!(_mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn max(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        x86!(_mm512_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        x86!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn abs(self, a: Self::Floats) -> Self::Floats {
+        x86!(_mm512_abs_ps(a))
+    }
+    #[inline(always)]
+    fn round(self, a: Self::Floats) -> Self::Ints {
+        x86!(_mm512_cvtps_epi32(a))
+    }
+    #[inline(always)]
+    fn power_of_two(self, a: Self::Ints) -> Self::Floats {
+        x86!(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_add_epi32(a, _mm512_set1_epi32(127)))))
+    }
+    #[inline(always)]
+    fn splat_int(self, value: i32) -> Self::Ints {
+        x86!(_mm512_set1_epi32(value))
+    }
+    #[inline(always)]
+    fn to_floats(self, a: Self::Ints) -> Self::Floats {
+        x86!(_mm512_cvtepi32_ps(a))
+    }
+    #[inline(always)]
+    fn store_ints(self, values: Self::Ints, out: &mut [i32; LANES]) {
+        x86!(_mm512_storeu_si512(out.as_mut_ptr().cast(), values));
+    }
+    #[inline(always)]
+    fn load_bytes(self, values: &ByteGroups) -> Self::Bytes {
+        x86!(_mm512_loadu_si512(values.as_ptr().cast()))
+    }
+    #[inline(always)]
+    fn low_nibbles(self, a: Self::Bytes) -> Self::Bytes {
+        x86!(_mm512_and_si512(a, _mm512_set1_epi8(15)))
+    }
+    #[inline(always)]
+    fn high_nibbles(self, a: Self::Bytes) -> Self::Bytes {
+        x86!(_mm512_and_si512(_mm512_srli_epi16::<4>(a), _mm512_set1_epi8(15)))
+    }
+    #[inline(always)]
+    fn dot_u4(self, sum: Self::Ints, weights: Self::Bytes, activations: &[i8; 4]) -> Self::Ints {
+        let group = i32::from_ne_bytes(activations.map(|x| x as u8));
+        x86!(_mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(group)))
+    }
+    #[inline(always)]
+    fn dot_i8(self, sum: Self::Ints, weights: Self::Bytes, activations: &[i8; 4]) -> Self::Ints {
+        self.dot_u4(sum, weights, activations)
+    }
+}

@@ -1,0 +1,165 @@
+//! Matrix products with packed weights, for one row or many.
+//!
+//! A task is some panels times some rows. Each row's sum runs along `in_features` in one order, whatever the batch, the
+//! tile or the thread, so that a row's result depends on nothing but the row.
+#![allow(unsafe_code)]
+
+mod tile;
+
+use std::ops::Range;
+
+use super::gated_activation::activate;
+use super::isa::Kernel;
+use super::lanes::{LANES, Lanes};
+use super::packed::{PackedMatrix, Panels};
+use super::quantise::ActivationBlock;
+use super::rows::RowsView;
+use crate::Activation;
+use tile::Panel;
+
+/// One weight of a linear stage.
+#[derive(Clone, Copy)]
+pub(super) struct LinearPart<'a> {
+    /// `[out_features, in_features]`.
+    pub matrix: &'a PackedMatrix,
+    /// `[out_features]`.
+    pub bias: Option<&'a [f32]>,
+    /// `[rows, out_features]`.
+    pub output: RowsView<'a>,
+}
+
+/// What happens to a panel's results while they are in the cache.
+#[derive(Clone, Copy)]
+pub(super) enum Epilogue<'a> {
+    /// Nothing.
+    None,
+    /// They are added to this buffer too; one part.
+    Add(RowsView<'a>),
+    /// `output = activation(parts[0]) * parts[1]`; two parts of the same shape, computed together.
+    Gate(Activation, RowsView<'a>),
+}
+
+/// The rows that go in.
+#[derive(Clone, Copy)]
+pub(super) struct LinearInput<'a> {
+    /// `[rows, in_features]`.
+    pub floats: &'a [f32],
+    /// The same quantised, `[rows, in_features / 32]`, if a weight is of an integer family.
+    pub blocks: &'a [ActivationBlock],
+}
+
+/// Some panels of some parts, times some rows.
+pub(super) struct LinearTask<'a> {
+    /// Computed panel by panel, one after another.
+    pub parts: &'a [LinearPart<'a>],
+    /// What goes in.
+    pub input: LinearInput<'a>,
+    /// What follows.
+    pub epilogue: Epilogue<'a>,
+    /// Panels of each part.
+    pub panels: Range<usize>,
+    /// Rows of the input.
+    pub rows: Range<usize>,
+}
+
+impl Kernel for LinearTask<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        for panel in self.panels.clone() {
+            for part in self.parts {
+                self.panel(lanes, part, panel);
+            }
+            let column = panel * LANES;
+            match self.epilogue {
+                Epilogue::None => {}
+                Epilogue::Add(sums) => {
+                    for row in self.rows.clone() {
+                        // SAFETY: these rows and columns belong to this task alone, in `sums` and in `output`.
+                        unsafe {
+                            let values = lanes.load(&self.parts[0].output.load(row, column));
+                            let mut sum = [0.0; LANES];
+                            lanes.store(lanes.add(lanes.load(&sums.load(row, column)), values), &mut sum);
+                            sums.store(row, column, &sum);
+                        }
+                    }
+                }
+                Epilogue::Gate(activation, output) => {
+                    for row in self.rows.clone() {
+                        // SAFETY: as above, for all three buffers.
+                        unsafe {
+                            let gate = self.parts[0].output.load(row, column);
+                            let up = self.parts[1].output.load(row, column);
+                            output.store(row, column, &activate(lanes, activation, &gate, &up));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl LinearTask<'_> {
+    #[inline(always)]
+    fn panel<L: Lanes>(&self, lanes: L, part: &LinearPart<'_>, panel: usize) {
+        let LinearInput { floats, blocks } = self.input;
+        let row_len = part.matrix.row_len;
+        match &part.matrix.panels {
+            Panels::Int4(all) => self.tiles(lanes, part, panel, (all, blocks, row_len / 32)),
+            Panels::Int4Min(all) => self.tiles(lanes, part, panel, (all, blocks, row_len / 32)),
+            Panels::Int8(all) => self.tiles(lanes, part, panel, (all, blocks, row_len / 32)),
+            Panels::F16(all) => self.tiles(lanes, part, panel, (all, floats, row_len)),
+            Panels::BF16(all) => self.tiles(lanes, part, panel, (all, floats, row_len)),
+            Panels::F32(all) => self.tiles(lanes, part, panel, (all, floats, row_len)),
+        }
+    }
+
+    /// Goes through the rows eight, four, two or one at a time; `(panels, activations, blocks per row)`.
+    #[inline(always)]
+    fn tiles<L: Lanes, P: Panel>(
+        &self,
+        lanes: L,
+        part: &LinearPart<'_>,
+        panel: usize,
+        (all, activations, per_row): (&[P], &[P::Activation], usize),
+    ) {
+        let blocks = &all[panel * per_row..(panel + 1) * per_row];
+        let activations = |row: usize| &activations[row * per_row..(row + 1) * per_row];
+        let mut row = self.rows.start;
+        while row + 8 <= self.rows.end {
+            let sums = P::tile::<L, 8>(lanes, blocks, std::array::from_fn(|i| activations(row + i)));
+            store_tile(lanes, part, panel, row, &sums);
+            row += 8;
+        }
+        if row + 4 <= self.rows.end {
+            let sums = P::tile::<L, 4>(lanes, blocks, std::array::from_fn(|i| activations(row + i)));
+            store_tile(lanes, part, panel, row, &sums);
+            row += 4;
+        }
+        if row + 2 <= self.rows.end {
+            let sums = P::tile::<L, 2>(lanes, blocks, std::array::from_fn(|i| activations(row + i)));
+            store_tile(lanes, part, panel, row, &sums);
+            row += 2;
+        }
+        if row < self.rows.end {
+            let sums = P::tile::<L, 1>(lanes, blocks, [activations(row)]);
+            store_tile(lanes, part, panel, row, &sums);
+        }
+    }
+}
+
+#[inline(always)]
+fn store_tile<L: Lanes>(lanes: L, part: &LinearPart<'_>, panel: usize, row: usize, sums: &[L::Floats]) {
+    let column = panel * LANES;
+    let mut bias_lanes = [0.0; LANES];
+    if let Some(bias) = part.bias {
+        let bias = &bias[column..bias.len().min(column + LANES)];
+        bias_lanes[..bias.len()].copy_from_slice(bias);
+    }
+    for (i, sum) in sums.iter().enumerate() {
+        let mut values = [0.0; LANES];
+        let sum = if part.bias.is_some() { lanes.add(*sum, lanes.load(&bias_lanes)) } else { *sum };
+        lanes.store(sum, &mut values);
+        // SAFETY: these rows and columns of the output belong to this task alone.
+        unsafe { part.output.store(row + i, column, &values) };
+    }
+}

@@ -1,0 +1,118 @@
+//! A plan that is ready to run: packed weights, cache, activations, threads.
+#![allow(unsafe_code)]
+
+use std::sync::Mutex;
+
+use super::buffers::Buffers;
+use super::fuse::Stage;
+use super::isa::DetectedIsa;
+use super::kv_cache::KvCache;
+use super::packed::PackedMatrix;
+use super::paged_attention::ScoreTile;
+use super::pool::Pool;
+use super::quantise::ActivationBlock;
+use super::rotary::RotaryAngles;
+use crate::{ExecuteError, Limits, MemoryUse, Plan, PreparedModel, Step, WeightId};
+
+/// One weight as held.
+pub(super) enum Weight {
+    /// For linear layers and embeddings.
+    Matrix(PackedMatrix),
+    /// Norms and biases, as f32.
+    Vector(Vec<f32>),
+}
+
+/// The weights of a plan, by id.
+pub(super) struct Weights(pub Vec<Weight>);
+
+impl Weights {
+    /// A weight that the plan uses as a matrix.
+    pub fn matrix(&self, id: WeightId) -> &PackedMatrix {
+        match &self.0[id.0] {
+            Weight::Matrix(matrix) => matrix,
+            Weight::Vector(_) => unreachable!("validate should have refused a vector as a matrix"),
+        }
+    }
+
+    /// A weight that the plan uses as a vector.
+    pub fn vector(&self, id: WeightId) -> &[f32] {
+        match &self.0[id.0] {
+            Weight::Vector(vector) => vector,
+            Weight::Matrix(_) => unreachable!("validate should have refused a matrix as a vector"),
+        }
+    }
+
+    /// Size in memory.
+    pub fn num_bytes(&self) -> usize {
+        let bytes = |weight: &Weight| match weight {
+            Weight::Matrix(matrix) => matrix.num_bytes(),
+            Weight::Vector(vector) => size_of_val(vector.as_slice()),
+        };
+        self.0.iter().map(bytes).sum()
+    }
+}
+
+/// See the module.
+pub(super) struct CpuModel {
+    pub plan: Plan,
+    pub limits: Limits,
+    pub isa: DetectedIsa,
+    pub stages: Vec<Stage>,
+    pub weights: Weights,
+    pub rotaries: Vec<RotaryAngles>,
+    pub caches: Vec<KvCache>,
+    pub buffers: Buffers,
+    /// Quantised rows of the stage at work.
+    pub quantised: Vec<ActivationBlock>,
+    /// Attention scores, by thread.
+    pub scratch: Vec<Mutex<Vec<ScoreTile>>>,
+    pub pool: Pool,
+}
+
+/// Where a row of a step belongs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TokenPlace {
+    /// Index into the step's sequences.
+    pub sequence: usize,
+    /// Position in the sequence.
+    pub position: usize,
+}
+
+impl PreparedModel for CpuModel {
+    fn execute(&mut self, step: &Step, logits: &mut Vec<f32>) -> Result<(), ExecuteError> {
+        step.validate(&self.plan, &self.limits)?;
+        logits.clear();
+        if step.token_ids.is_empty() {
+            return Ok(());
+        }
+        let places: Vec<_> = step
+            .sequences
+            .iter()
+            .enumerate()
+            .flat_map(|(sequence, part)| {
+                (0..part.query_len).map(move |i| TokenPlace { sequence, position: part.context_len + i })
+            })
+            .collect();
+        for angles in &mut self.rotaries {
+            angles.update(&step.positions);
+        }
+        for index in 0..self.stages.len() {
+            self.execute_stage(index, step, &places);
+        }
+        let rows = self.buffers.views(step)(self.plan.logits);
+        // SAFETY: all tasks are done.
+        logits.extend_from_slice(unsafe { rows.rows(0..rows.num_rows) });
+        Ok(())
+    }
+
+    fn memory(&self) -> MemoryUse {
+        let scratch = |tiles: &Mutex<Vec<ScoreTile>>| tiles.lock().map_or(0, |tiles| size_of_val(tiles.as_slice()));
+        MemoryUse {
+            weight_bytes: self.weights.num_bytes(),
+            kv_cache_bytes: self.caches.iter().map(KvCache::num_bytes).sum(),
+            activation_bytes: self.buffers.num_bytes()
+                + size_of_val(self.quantised.as_slice())
+                + self.scratch.iter().map(scratch).sum::<usize>(),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Activations as the integer kernels read them: int8 in blocks of 32 with an f32 scale.
+#![allow(unsafe_code)]
+
+use std::marker::PhantomData;
+
+use super::isa::Kernel;
+use super::lanes::{LANES, Lanes};
+
+/// 32 activations: `value = quants * scale`.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(16))]
+pub(super) struct ActivationBlock {
+    /// -127 to 127, in groups of four.
+    pub quants: [[i8; 4]; 8],
+    /// The greatest magnitude over 127.
+    pub scale: f32,
+    /// `scale * sum`, for weights with a minimum.
+    pub scaled_sum: f32,
+    /// Sum of the quants, for weights with an offset.
+    pub sum: i32,
+}
+
+/// Quantised rows that several threads write at once, each its own.
+#[derive(Clone, Copy)]
+pub(super) struct BlocksView<'a> {
+    start: *mut ActivationBlock,
+    num_rows: usize,
+    per_row: usize,
+    memory: PhantomData<&'a mut [ActivationBlock]>,
+}
+
+// SAFETY: a view is a pointer; every access through it is unsafe and says who else may touch the blocks.
+unsafe impl Send for BlocksView<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for BlocksView<'_> {}
+
+impl<'a> BlocksView<'a> {
+    /// `blocks` as rows of `per_row`.
+    pub fn new(blocks: &'a mut [ActivationBlock], per_row: usize) -> Self {
+        let num_rows = blocks.len() / per_row.max(1);
+        Self { start: blocks.as_mut_ptr(), num_rows, per_row, memory: PhantomData }
+    }
+
+    /// One row, to write.
+    ///
+    /// # Safety
+    /// Nobody else may touch it while the result lives.
+    pub unsafe fn row_mut(self, row: usize) -> &'a mut [ActivationBlock] {
+        assert!(row < self.num_rows, "row {row} of {}", self.num_rows);
+        // SAFETY: inside the slice that the view was made of; the caller keeps everybody else away.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.per_row), self.per_row) }
+    }
+}
+
+/// Blocks below it become zero: its inverse must be a finite f32.
+const SMALLEST: f32 = 1e-30;
+
+/// Quantises one row, `[32 * blocks.len()]`, into `blocks`.
+pub(super) struct QuantiseRow<'a> {
+    /// f32, a multiple of 32 long.
+    pub row: &'a [f32],
+    /// One for each 32.
+    pub blocks: &'a mut [ActivationBlock],
+}
+
+impl Kernel for QuantiseRow<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        for (values, block) in self.row.as_chunks::<LANES>().0.as_chunks::<2>().0.iter().zip(self.blocks) {
+            let [low, high] = [lanes.load(&values[0]), lanes.load(&values[1])];
+            let magnitude = lanes.highest(lanes.max(lanes.abs(low), lanes.abs(high)));
+            let inverse = if magnitude > SMALLEST { 127.0 / magnitude } else { 0.0 };
+            let mut quants = [[0; LANES]; 2];
+            for (floats, ints) in [low, high].into_iter().zip(&mut quants) {
+                lanes.store_ints(lanes.round(lanes.mul(floats, lanes.splat(inverse))), ints);
+            }
+            block.scale = magnitude / 127.0;
+            block.sum = 0;
+            for (group, ints) in block.quants.iter_mut().zip(quants.as_flattened().as_chunks::<4>().0) {
+                *group = ints.map(|quant| quant.clamp(-127, 127) as i8);
+                block.sum += group.iter().map(|quant| i32::from(*quant)).sum::<i32>();
+            }
+            block.scaled_sum = block.scale * block.sum as f32;
+        }
+    }
+}

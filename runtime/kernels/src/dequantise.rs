@@ -1,0 +1,118 @@
+//! From stored bytes to f32: what every stored type means, one element after another.
+//!
+//! Called when weights are loaded; the kernels of `cpu` read their own packed layouts and do not come here.
+
+use half::{bf16, f16};
+
+use crate::DType;
+
+/// Elements of a quantised block.
+pub const BLOCK_ELEMENTS: usize = 32;
+
+/// Dequantises whole blocks of `dtype` from `bytes` into `out`.
+///
+/// # Shapes
+/// `bytes`: `dtype.bytes_for(out.len())` bytes.
+///
+/// # Panics
+/// If the two lengths disagree.
+///
+/// # Source
+/// The GGUF format's definition of `ggml_type` blocks; safetensors' little-endian plain types.
+///
+/// ```
+/// use kindling_kernels::{DType, dequantise::dequantise_into};
+/// let mut two = [0.0; 2];
+/// dequantise_into(DType::F32, &[0, 0, 0x80, 0x3f, 0, 0, 0, 0xc0], &mut two);
+/// assert_eq!(two, [1.0, -2.0]);
+/// dequantise_into(DType::F16, &[0x00, 0x3c, 0x00, 0xc0], &mut two);
+/// assert_eq!(two, [1.0, -2.0]);
+/// dequantise_into(DType::BF16, &[0x80, 0x3f, 0x00, 0xc0], &mut two);
+/// assert_eq!(two, [1.0, -2.0]);
+/// ```
+pub fn dequantise_into(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+    assert_eq!(Some(bytes.len()), dtype.bytes_for(out.len()), "{dtype}: bytes for {} elements", out.len());
+    match dtype {
+        DType::F32 => each::<4>(bytes, out, |b| f32::from_le_bytes(*b)),
+        DType::F16 => each::<2>(bytes, out, |b| f16::from_le_bytes(*b).to_f32()),
+        DType::BF16 => each::<2>(bytes, out, |b| bf16::from_le_bytes(*b).to_f32()),
+        DType::Q8_0 => blocks::<34>(bytes, out, dequantise_q8_0),
+        DType::Q4_0 => blocks::<18>(bytes, out, dequantise_q4_0),
+        DType::Q4_1 => blocks::<20>(bytes, out, dequantise_q4_1),
+    }
+}
+
+fn each<const BYTES: usize>(bytes: &[u8], out: &mut [f32], convert: impl Fn(&[u8; BYTES]) -> f32) {
+    for (value, stored) in out.iter_mut().zip(bytes.as_chunks::<BYTES>().0) {
+        *value = convert(stored);
+    }
+}
+
+fn blocks<const BYTES: usize>(bytes: &[u8], out: &mut [f32], convert: impl Fn(&[u8; BYTES], &mut [f32; 32])) {
+    for (values, stored) in out.as_chunks_mut::<32>().0.iter_mut().zip(bytes.as_chunks::<BYTES>().0) {
+        convert(stored, values);
+    }
+}
+
+fn f16_at(block: &[u8], offset: usize) -> f32 {
+    f16::from_le_bytes([block[offset], block[offset + 1]]).to_f32()
+}
+
+/// One block of 32 signed bytes with an f16 scale: `value = byte * scale`.
+///
+/// ```
+/// use kindling_kernels::dequantise::dequantise_q8_0;
+/// let mut block = [0; 34];
+/// block[..2].copy_from_slice(&[0x00, 0x38]); // scale 0.5
+/// block[2] = 3;
+/// block[33] = -4i8 as u8;
+/// let mut out = [0.0; 32];
+/// dequantise_q8_0(&block, &mut out);
+/// assert_eq!((out[0], out[1], out[31]), (1.5, 0.0, -2.0));
+/// ```
+pub fn dequantise_q8_0(block: &[u8; 34], out: &mut [f32; BLOCK_ELEMENTS]) {
+    let scale = f16_at(block, 0);
+    for (value, byte) in out.iter_mut().zip(&block[2..]) {
+        *value = f32::from(*byte as i8) * scale;
+    }
+}
+
+/// One block of 32 nibbles with an f16 scale: `value = (nibble - 8) * scale`. Byte `j` holds element `j` in its low
+/// nibble and element `j + 16` in its high one.
+///
+/// ```
+/// use kindling_kernels::dequantise::dequantise_q4_0;
+/// let mut block = [0x88; 18];
+/// block[..2].copy_from_slice(&[0x00, 0x38]); // scale 0.5
+/// block[2] = 0xf0; // element 0 is 0, element 16 is 15
+/// let mut out = [0.0; 32];
+/// dequantise_q4_0(&block, &mut out);
+/// assert_eq!((out[0], out[1], out[16]), (-4.0, 0.0, 3.5));
+/// ```
+pub fn dequantise_q4_0(block: &[u8; 18], out: &mut [f32; BLOCK_ELEMENTS]) {
+    let scale = f16_at(block, 0);
+    for (j, byte) in block[2..].iter().enumerate() {
+        out[j] = (f32::from(byte & 15) - 8.0) * scale;
+        out[j + 16] = (f32::from(byte >> 4) - 8.0) * scale;
+    }
+}
+
+/// One block of 32 nibbles with an f16 scale and an f16 minimum: `value = nibble * scale + minimum`. Byte `j` holds
+/// element `j` in its low nibble and element `j + 16` in its high one.
+///
+/// ```
+/// use kindling_kernels::dequantise::dequantise_q4_1;
+/// let mut block = [0; 20];
+/// block[..4].copy_from_slice(&[0x00, 0x38, 0x00, 0xbc]); // scale 0.5, minimum -1
+/// block[4] = 0x72; // element 0 is 2, element 16 is 7
+/// let mut out = [0.0; 32];
+/// dequantise_q4_1(&block, &mut out);
+/// assert_eq!((out[0], out[1], out[16]), (0.0, -1.0, 2.5));
+/// ```
+pub fn dequantise_q4_1(block: &[u8; 20], out: &mut [f32; BLOCK_ELEMENTS]) {
+    let (scale, minimum) = (f16_at(block, 0), f16_at(block, 2));
+    for (j, byte) in block[4..].iter().enumerate() {
+        out[j] = f32::from(byte & 15) * scale + minimum;
+        out[j + 16] = f32::from(byte >> 4) * scale + minimum;
+    }
+}

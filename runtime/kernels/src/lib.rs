@@ -1,0 +1,30 @@
+//! Plans and the backends that execute them.
+//!
+//! A model is lowered once (by `kindling-models`) to a [`Plan`]: ops, buffers in one arena, weights by name,
+//! cache groups. A [`Backend`] prepares a plan with its weights and then executes ragged [`Step`]s.
+//! `reference` interprets the plan in plain f32 and is the numeric truth; `cpu` is the product.
+//!
+//! This crate knows no request, no tokenizer, no file format. It is the only one that may hold `unsafe` code.
+
+pub mod backend;
+pub mod cpu;
+pub mod dequantise;
+pub mod dtype;
+mod load;
+pub mod plan;
+pub mod reference;
+pub mod rotary_frequencies;
+pub mod step;
+pub mod validate;
+pub mod weights;
+
+pub use backend::{Backend, ExecuteError, Limits, LoadProgress, MemoryUse, PrepareError, PreparedModel};
+pub use cpu::{CpuBackend, Isa};
+pub use dtype::DType;
+pub use plan::{
+    Activation, BufferId, BufferSpec, CacheGroupId, CacheGroupKind, CacheGroupSpec, Op, Plan, RopeScaling, RotaryId,
+    RotarySpec, RotaryStyle, Rows, WeightId, WeightSpec,
+};
+pub use reference::ReferenceBackend;
+pub use step::{Step, StepError, StepSequence};
+pub use weights::{TensorDesc, WeightError, WeightSource};

@@ -1,0 +1,188 @@
+//! The numeric truth: interprets a plan op by op with plain loops in f32.
+//!
+//! Tests compare the other backends with it. It is slow on purpose and does nothing clever.
+
+mod add;
+mod embed_tokens;
+mod gated_activation;
+mod gather_logit_rows;
+mod kv_cache_append;
+mod linear;
+mod paged_attention;
+mod rms_norm;
+mod rotary;
+
+use crate::load::{load_weights, zeroes};
+use crate::rotary_frequencies::rotary_frequencies;
+use crate::{
+    Backend, BufferId, CacheGroupSpec, ExecuteError, Limits, LoadProgress, MemoryUse, Op, Plan, PrepareError,
+    PreparedModel, Rows, Step, WeightId, WeightSource, dequantise, validate,
+};
+
+/// Plain f32 arithmetic, one thread.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReferenceBackend;
+
+impl Backend for ReferenceBackend {
+    fn name(&self) -> &'static str {
+        "reference"
+    }
+
+    fn kernels(&self) -> Vec<String> {
+        vec!["all: f32 loops".to_owned()]
+    }
+
+    fn prepare(
+        &self,
+        plan: &Plan,
+        weights: &dyn WeightSource,
+        limits: &Limits,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Box<dyn PreparedModel>, PrepareError> {
+        validate::validate(plan, limits)?;
+        let mut tensors = Vec::new();
+        load_weights(plan, weights, progress, |stored| {
+            let mut values = zeroes(stored.num_rows().checked_mul(stored.row_len()), "a weight")?;
+            dequantise::dequantise_into(stored.dtype, stored.bytes, &mut values);
+            tensors.push(values);
+            Ok(())
+        })?;
+        let rotaries = plan
+            .rotaries
+            .iter()
+            .map(|spec| {
+                rotary_frequencies(spec, spec.frequency_factors.map(|WeightId(index)| tensors[index].as_slice()))
+            })
+            .collect();
+        let caches = plan.cache_groups.iter().map(|spec| KvCache::new(spec, limits)).collect::<Result<_, _>>()?;
+        let buffers = vec![Vec::new(); plan.buffers.len()];
+        let (plan, limits) = (plan.clone(), limits.clone());
+        Ok(Box::new(ReferenceModel { plan, limits, tensors, rotaries, caches, buffers }))
+    }
+}
+
+/// Keys and values of one cache group: `[num_layers, num_blocks, block_size, num_kv_heads * head_dim]` f32 each.
+pub(crate) struct KvCache {
+    block_size: usize,
+    row_len: usize,
+    num_blocks: usize,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+impl KvCache {
+    fn new(spec: &CacheGroupSpec, limits: &Limits) -> Result<Self, PrepareError> {
+        let row_len = spec.num_kv_heads * spec.head_dim;
+        let count = [spec.num_layers, limits.num_blocks, limits.block_size]
+            .iter()
+            .try_fold(row_len, |product, size| product.checked_mul(*size));
+        let (keys, values) = (zeroes(count, "the KV cache")?, zeroes(count, "the KV cache")?);
+        Ok(Self { block_size: limits.block_size, row_len, num_blocks: limits.num_blocks, keys, values })
+    }
+
+    /// Where the row of `position` lies in `keys` and `values`.
+    fn row(&self, layer: usize, block_table: &[u32], position: usize) -> std::ops::Range<usize> {
+        let block = block_table[position / self.block_size] as usize;
+        let slot = (layer * self.num_blocks + block) * self.block_size + position % self.block_size;
+        slot * self.row_len..(slot + 1) * self.row_len
+    }
+}
+
+struct ReferenceModel {
+    plan: Plan,
+    limits: Limits,
+    tensors: Vec<Vec<f32>>,
+    rotaries: Vec<Vec<f32>>,
+    caches: Vec<KvCache>,
+    buffers: Vec<Vec<f32>>,
+}
+
+impl PreparedModel for ReferenceModel {
+    fn execute(&mut self, step: &Step, logits: &mut Vec<f32>) -> Result<(), ExecuteError> {
+        step.validate(&self.plan, &self.limits)?;
+        for (buffer, spec) in self.buffers.iter_mut().zip(&self.plan.buffers) {
+            let rows = match spec.rows {
+                Rows::Tokens => step.token_ids.len(),
+                Rows::Logits => step.logit_indices.len(),
+            };
+            buffer.resize(rows * spec.width, 0.0);
+        }
+        for index in 0..self.plan.ops.len() {
+            let op = self.plan.ops[index].clone();
+            self.execute_op(&op, step);
+        }
+        logits.clear();
+        logits.extend_from_slice(&self.buffers[self.plan.logits.0]);
+        Ok(())
+    }
+
+    fn memory(&self) -> MemoryUse {
+        let bytes = |values: &[Vec<f32>]| values.iter().map(|v| size_of_val(v.as_slice())).sum();
+        MemoryUse {
+            weight_bytes: bytes(&self.tensors),
+            kv_cache_bytes: self.caches.iter().map(|c| 2 * size_of_val(c.keys.as_slice())).sum(),
+            activation_bytes: self.plan.arena_bytes(self.limits.max_tokens_per_step, self.limits.max_logits_per_step),
+        }
+    }
+}
+
+impl ReferenceModel {
+    fn execute_op(&mut self, op: &Op, step: &Step) {
+        match *op {
+            Op::EmbedTokens { weight, output } => {
+                embed_tokens::embed_tokens(&step.token_ids, &self.tensors[weight.0], &mut self.buffers[output.0]);
+            }
+            Op::RmsNorm { input, weight, eps, output } => {
+                let input = self.buffers[input.0].clone();
+                rms_norm::rms_norm(&input, &self.tensors[weight.0], eps, &mut self.buffers[output.0]);
+            }
+            Op::Linear { input, weight, bias, output } => {
+                let input = linear::LinearInput {
+                    rows: &self.buffers[input.0].clone(),
+                    row_len: self.width(input),
+                    weight: &self.tensors[weight.0],
+                    bias: bias.map(|bias| self.tensors[bias.0].as_slice()),
+                };
+                linear::linear(&input, &mut self.buffers[output.0]);
+            }
+            Op::Rotary { buffer, num_heads: _, head_dim, table } => {
+                let (spec, frequencies) = (&self.plan.rotaries[table.0], &self.rotaries[table.0]);
+                let row_len = self.plan.buffers[buffer.0].width;
+                for (row, position) in self.buffers[buffer.0].chunks_exact_mut(row_len).zip(&step.positions) {
+                    rotary::rotary(row, head_dim, (spec.style, frequencies), position[0]);
+                }
+            }
+            Op::KvCacheAppend { key, value, group, layer } => {
+                let (key, value) = (&self.buffers[key.0], &self.buffers[value.0]);
+                kv_cache_append::kv_cache_append(&mut self.caches[group.0], (group, layer), step, (key, value));
+            }
+            Op::PagedAttention { query, output, num_heads: _, scale, group, layer } => {
+                let query = self.buffers[query.0].clone();
+                let spec =
+                    paged_attention::AttentionSpec { group, layer, scale, cache: &self.plan.cache_groups[group.0] };
+                paged_attention::paged_attention(
+                    &spec,
+                    &self.caches[group.0],
+                    step,
+                    (&query, &mut self.buffers[output.0]),
+                );
+            }
+            Op::GatedActivation { gate, up, activation, output } => {
+                let (gate, up) = (self.buffers[gate.0].clone(), self.buffers[up.0].clone());
+                gated_activation::gated_activation(&gate, &up, activation, &mut self.buffers[output.0]);
+            }
+            Op::Add { input, output } => {
+                let input = self.buffers[input.0].clone();
+                add::add(&input, &mut self.buffers[output.0]);
+            }
+            Op::GatherLogitRows { input, output } => {
+                let (input, row_len) = (self.buffers[input.0].clone(), self.width(input));
+                gather_logit_rows::gather_logit_rows(&input, row_len, &step.logit_indices, &mut self.buffers[output.0]);
+            }
+        }
+    }
+
+    fn width(&self, buffer: BufferId) -> usize {
+        self.plan.buffers[buffer.0].width
+    }
+}

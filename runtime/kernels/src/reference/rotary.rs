@@ -1,0 +1,25 @@
+//! Rotary position embedding.
+
+use crate::RotaryStyle;
+use crate::rotary_frequencies::rotary_angles_into;
+
+/// Rotates the leading `2 * frequencies.len()` elements of each head in `row`, `[num_heads * head_dim]`, in place.
+///
+/// # Source
+/// Su et al. 2021, arXiv:2104.09864.
+pub(super) fn rotary(row: &mut [f32], head_dim: usize, (style, frequencies): (RotaryStyle, &[f32]), position: u32) {
+    let num_pairs = frequencies.len();
+    let (mut cosines, mut sines) = (vec![0.0; num_pairs], vec![0.0; num_pairs]);
+    rotary_angles_into(frequencies, position, &mut cosines, &mut sines);
+    for head in row.chunks_exact_mut(head_dim) {
+        for pair in 0..num_pairs {
+            let (first, second) = match style {
+                RotaryStyle::Half => (pair, pair + num_pairs),
+                RotaryStyle::Interleaved => (2 * pair, 2 * pair + 1),
+            };
+            let (x, y) = (head[first], head[second]);
+            head[first] = x * cosines[pair] - y * sines[pair];
+            head[second] = y * cosines[pair] + x * sines[pair];
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The numbers that GGUF files give to element types.
+//!
+//! # Source
+//! `enum ggml_type` in `include/ggml.h` of <https://github.com/ggml-org/ggml>.
+
+use kindling_kernels::DType;
+
+/// What is known of a type number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GgmlType {
+    /// Can be read.
+    Supported(DType),
+    /// Exists, but not here.
+    Unsupported(&'static str),
+    /// Existed once; files with it are not written any more.
+    Removed(&'static str),
+    /// No such number.
+    Unknown,
+}
+
+/// Looks a type number up.
+pub(super) fn from_number(number: u32) -> GgmlType {
+    use GgmlType::{Removed, Supported, Unknown, Unsupported};
+    match number {
+        0 => Supported(DType::F32),
+        1 => Supported(DType::F16),
+        2 => Supported(DType::Q4_0),
+        3 => Supported(DType::Q4_1),
+        4 => Removed("Q4_2"),
+        5 => Removed("Q4_3"),
+        6 => Unsupported("Q5_0"),
+        7 => Unsupported("Q5_1"),
+        8 => Supported(DType::Q8_0),
+        9 => Unsupported("Q8_1"),
+        10 => Unsupported("Q2_K"),
+        11 => Unsupported("Q3_K"),
+        12 => Unsupported("Q4_K"),
+        13 => Unsupported("Q5_K"),
+        14 => Unsupported("Q6_K"),
+        15 => Unsupported("Q8_K"),
+        16 => Unsupported("IQ2_XXS"),
+        17 => Unsupported("IQ2_XS"),
+        18 => Unsupported("IQ3_XXS"),
+        19 => Unsupported("IQ1_S"),
+        20 => Unsupported("IQ4_NL"),
+        21 => Unsupported("IQ3_S"),
+        22 => Unsupported("IQ2_S"),
+        23 => Unsupported("IQ4_XS"),
+        24 => Unsupported("I8"),
+        25 => Unsupported("I16"),
+        26 => Unsupported("I32"),
+        27 => Unsupported("I64"),
+        28 => Unsupported("F64"),
+        29 => Unsupported("IQ1_M"),
+        30 => Supported(DType::BF16),
+        31 => Removed("Q4_0_4_4"),
+        32 => Removed("Q4_0_4_8"),
+        33 => Removed("Q4_0_8_8"),
+        34 => Unsupported("TQ1_0"),
+        35 => Unsupported("TQ2_0"),
+        36 => Removed("IQ4_NL_4_4"),
+        37 => Removed("IQ4_NL_4_8"),
+        38 => Removed("IQ4_NL_8_8"),
+        39 => Unsupported("MXFP4"),
+        40 => Unsupported("NVFP4"),
+        _ => Unknown,
+    }
+}

@@ -1,0 +1,29 @@
+//! Models as data: weight readers, one file per architecture, tokenizer, chat template.
+//!
+//! [`open`] turns a checkpoint into a [`ModelSpec`], which is lowered to a `kindling_kernels::Plan`, and what is
+//! needed to talk to it: a [`Tokenizer`] and a [`ChatTemplate`]. Everything here takes files that nobody has
+//! vouched for; damaged ones are refused with the name and place of what is wrong.
+//!
+//! This crate computes nothing and knows no requests, no network, no Kubernetes.
+
+pub mod read_at;
+
+pub mod gguf;
+pub mod safetensors;
+
+pub mod spec;
+
+pub mod architecture;
+pub mod llama;
+
+mod lower;
+
+pub mod chat_template;
+pub mod tokenizer;
+
+mod open;
+
+pub use chat_template::{ChatTemplate, Message, RenderInput, TemplateError};
+pub use open::{ModelFacts, OpenError, OpenModel, OpenWeights, open, open_weights};
+pub use spec::ModelSpec;
+pub use tokenizer::{SpecialTokens, TokenStream, Tokenizer, TokenizerError};

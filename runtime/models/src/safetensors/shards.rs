@@ -1,0 +1,107 @@
+//! Opens a safetensors checkpoint: one file, or the files that an index names.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use super::{SafetensorsError, SafetensorsWeights, read_header};
+use crate::read_at::{FileBytes, ReadAt};
+
+/// The largest known models have fewer than 200.
+const MAX_SHARDS: usize = 4096;
+
+/// Why a checkpoint's files could not be joined.
+#[derive(Debug, thiserror::Error)]
+pub enum ShardError {
+    /// A file could not be opened.
+    #[error("open {}", path.display())]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A file's head is wrong.
+    #[error("read the header of {}", path.display())]
+    Header {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        source: SafetensorsError,
+    },
+    /// The index is not JSON of the right shape.
+    #[error("parse the index of shards")]
+    Json(#[source] serde_json::Error),
+    /// The index contradicts the files, or names files outside the folder.
+    #[error("index of shards: {0}")]
+    Index(String),
+}
+
+/// Opens a checkpoint of one file.
+///
+/// # Errors
+/// [`ShardError`] with the path.
+pub fn open_file(path: &Path) -> Result<SafetensorsWeights, ShardError> {
+    let mut weights = SafetensorsWeights { files: Vec::new(), tensors: HashMap::new() };
+    add_file(&mut weights, path)?;
+    Ok(weights)
+}
+
+/// Opens the files in `folder` that the index (`model.safetensors.index.json`) names.
+///
+/// # Errors
+/// [`ShardError`] with the path, or the entry of the index that is wrong.
+pub fn open_index(folder: &Path, index: &[u8]) -> Result<SafetensorsWeights, ShardError> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let index: Index = serde_json::from_slice(index).map_err(ShardError::Json)?;
+    let mut shards: Vec<&str> = index.weight_map.values().map(String::as_str).collect();
+    shards.sort_unstable();
+    shards.dedup();
+    if shards.len() > MAX_SHARDS {
+        return Err(ShardError::Index(format!("it names {} files, at most {MAX_SHARDS} are allowed", shards.len())));
+    }
+    // All names are checked before the first file is touched.
+    for shard in &shards {
+        check_name(shard)?;
+    }
+    let mut weights = SafetensorsWeights { files: Vec::new(), tensors: HashMap::new() };
+    for shard in &shards {
+        add_file(&mut weights, &folder.join(shard))?;
+    }
+    for (name, shard) in &index.weight_map {
+        let found = weights.tensors.get(name).map(|(file, _)| shards[*file]);
+        if found != Some(shard) {
+            return Err(ShardError::Index(format!("tensor {name} should be in {shard}, but is not")));
+        }
+    }
+    Ok(weights)
+}
+
+/// A shard lies in the folder itself: one plain component that ends in `.safetensors`.
+fn check_name(name: &str) -> Result<(), ShardError> {
+    let mut components = Path::new(name).components();
+    let is_plain = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
+    let is_odd = name.contains(['/', '\\', '\0']);
+    if !is_plain || is_odd || !name.ends_with(".safetensors") {
+        return Err(ShardError::Index(format!("{name:?} is not the name of a safetensors file in this folder")));
+    }
+    Ok(())
+}
+
+fn add_file(weights: &mut SafetensorsWeights, path: &Path) -> Result<(), ShardError> {
+    let file = FileBytes::open(path).map_err(|source| ShardError::Open { path: path.to_owned(), source })?;
+    let header = |source| ShardError::Header { path: path.to_owned(), source };
+    let tensors = read_header(&file).map_err(header)?;
+    let number = weights.files.len();
+    weights.files.push(Box::new(file) as Box<dyn ReadAt>);
+    for tensor in tensors {
+        let name = tensor.desc.name.clone();
+        if weights.tensors.insert(name.clone(), (number, tensor)).is_some() {
+            return Err(ShardError::Index(format!("tensor {name} is in two files, again in {}", path.display())));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! The gRPC inference service around the engine.

@@ -1,0 +1,192 @@
+//! `cargo xtask test`: everything that needs no root and changes nothing outside the repository and the user's cache.
+//! `--system` adds what installs packages and makes a Kubernetes node. What is skipped is said aloud, with the reason.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::bail;
+
+use crate::shell::{cargo, command, run, run_reading};
+use crate::{binary, sample};
+
+/// What a test prints when it cannot run here.
+const SKIP_MARK: &str = "SKIPPED:";
+
+/// Arguments of `cargo xtask test`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Also what needs root and a machine that may be changed: installs packages, makes a Kubernetes node.
+    #[arg(long)]
+    system: bool,
+}
+
+/// What happened so far.
+#[derive(Default)]
+struct Report {
+    num_passed: usize,
+    num_failed: usize,
+    skips: Vec<String>,
+    failures: Vec<String>,
+}
+
+/// Runs `cargo xtask test`.
+pub fn run_test(args: Args) -> anyhow::Result<()> {
+    let Args { system } = args;
+    let started = Instant::now();
+    let mut report = Report::default();
+    report.step("format", |_| run(&mut cargo(&["fmt", "--all", "--check"])));
+    report.step("clippy", |_| {
+        run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))
+    });
+    report.step("sample model", |report| prepare_sample(report, system));
+    report.step("tests", |report| {
+        let mut tests =
+            cargo(&["test", "--no-fail-fast", "--workspace", "--exclude", "kindling-e2e", "--", "--show-output"]);
+        if system {
+            tests.env("KINDLING_REQUIRE_MODEL", "1");
+        }
+        report.cargo_test(&mut tests)
+    });
+    if system {
+        report.step("system", system_tests);
+    } else {
+        report.skip(
+            "the cluster stories: they need root and a machine that may be changed (`cargo xtask test --system`)",
+        );
+    }
+    report.finish(started)
+}
+
+fn prepare_sample(report: &mut Report, system: bool) -> anyhow::Result<()> {
+    run(&mut cargo(&["build", "--package", "kindling"]))?;
+    let imported = sample::import(&binary::path("debug")?, None);
+    match imported {
+        Err(error) if !system => {
+            report.skip(&format!("tests on the sample model, which cannot be had: {error:#}"));
+            Ok(())
+        }
+        other => other.map(drop),
+    }
+}
+
+/// The stories that need a node, from the release binary, on a cluster of our own or the caller's.
+fn system_tests(report: &mut Report) -> anyhow::Result<()> {
+    run(&mut cargo(&["build", "--release", "--package", "kindling"]))?;
+    report.step("demo", |_| run(&mut this(&["demo", "--once", "--listen", "127.0.0.1:18080"])));
+    report.step("conformance", conformance);
+    if std::env::var_os("KINDLING_KUBECONFIG").is_some() {
+        return report.cargo_test(&mut e2e());
+    }
+    let kindling = binary::path("release")?.display().to_string();
+    run(&mut this(&["cluster", "up", "--image-binary", &kindling]))?;
+    let stories = report.cargo_test(&mut e2e());
+    let down = run(&mut this(&["cluster", "down"]));
+    stories.and(down)
+}
+
+fn e2e() -> Command {
+    let mut tests =
+        cargo(&["test", "--no-fail-fast", "--package", "kindling-e2e", "--", "--show-output", "--test-threads=1"]);
+    tests.env("KINDLING_REQUIRE_CLUSTER", "1");
+    tests
+}
+
+/// Real OpenAI clients and OpenAI's own schema against `kindling up`.
+fn conformance(report: &mut Report) -> anyhow::Result<()> {
+    let kindling = binary::path("release")?;
+    let mut script = command("python3", &["gateway/tests/conformance/run.py", "--kindling"]);
+    run_reading(script.arg(&kindling), &mut |line| report.count_plain(line))
+}
+
+/// This program again, for steps that are commands of their own.
+fn this(args: &[&str]) -> Command {
+    command(std::env::current_exe().unwrap_or_else(|_| "xtask".into()), args)
+}
+
+impl Report {
+    fn step(&mut self, name: &str, step: impl FnOnce(&mut Self) -> anyhow::Result<()>) -> bool {
+        println!("\n== {name}");
+        let started = Instant::now();
+        let result = step(self);
+        println!("== {name}: {:.0} s", started.elapsed().as_secs_f64());
+        if let Err(error) = &result {
+            println!("== {name} FAILED: {error:#}");
+            self.failures.push(format!("{name}: {error:#}"));
+        }
+        result.is_ok()
+    }
+
+    fn skip(&mut self, reason: &str) {
+        println!("{SKIP_MARK} {reason}");
+        self.skips.push(reason.to_owned());
+    }
+
+    fn cargo_test(&mut self, tests: &mut Command) -> anyhow::Result<()> {
+        run_reading(tests, &mut |line| self.count_cargo(line))
+    }
+
+    fn count_plain(&mut self, line: &str) {
+        if let Some((passed, failed)) = plain_counts(line) {
+            self.num_passed += passed;
+            self.num_failed += failed;
+        }
+        self.note_skip(line);
+    }
+
+    fn count_cargo(&mut self, line: &str) {
+        if let Some((passed, failed)) = line.strip_prefix("test result: ").and_then(cargo_counts) {
+            self.num_passed += passed;
+            self.num_failed += failed;
+        }
+        self.note_skip(line);
+    }
+
+    fn note_skip(&mut self, line: &str) {
+        if let Some((_, reason)) = line.split_once(SKIP_MARK) {
+            self.skips.push(reason.trim().to_owned());
+        }
+    }
+
+    fn finish(mut self, started: Instant) -> anyhow::Result<()> {
+        self.skips.sort();
+        self.skips.dedup();
+        println!("\n== {:.0} s in all", started.elapsed().as_secs_f64());
+        for reason in &self.skips {
+            println!("{SKIP_MARK} {reason}");
+        }
+        for failure in &self.failures {
+            println!("FAILED: {failure}");
+        }
+        println!("{} passed, {} failed, {} skipped", self.num_passed, self.num_failed, self.skips.len());
+        if self.failures.is_empty() && self.num_failed == 0 { Ok(()) } else { bail!("the tests did not pass") }
+    }
+}
+
+/// `ok. 12 passed; 0 failed; ...` as cargo's test runner closes.
+fn cargo_counts(line: &str) -> Option<(usize, usize)> {
+    let number_before = |word: &str| {
+        line.split(';')
+            .find_map(|part| part.trim().strip_suffix(word)?.split(' ').rfind(|w| !w.is_empty())?.parse().ok())
+    };
+    Some((number_before("passed")?, number_before("failed")?))
+}
+
+/// `12 passed, 0 failed` alone on a line.
+fn plain_counts(line: &str) -> Option<(usize, usize)> {
+    let (passed, rest) = line.split_once(" passed, ")?;
+    let (failed, _) = rest.split_once(" failed")?;
+    Some((passed.trim().parse().ok()?, failed.trim().parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_read_from_cargo_and_from_plain_lines() {
+        assert_eq!(cargo_counts("ok. 12 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out"), Some((12, 0)));
+        assert_eq!(cargo_counts("FAILED. 3 passed; 2 failed; 0 ignored"), Some((3, 2)));
+        assert_eq!(plain_counts("31 passed, 0 failed"), Some((31, 0)));
+        assert_eq!(plain_counts("nothing of the kind"), None);
+    }
+}
