@@ -101,7 +101,7 @@ impl Layout {
     pub fn from_env() -> anyhow::Result<Self> {
         let cache = match std::env::var_os("KINDLING_CLUSTER_CACHE") {
             Some(cache) => PathBuf::from(cache),
-            None => std::env::home_dir().context("find the home folder")?.join(".cache/kindling/cluster"),
+            None => user_cache()?.join("kindling/cluster"),
         };
         let state = match std::env::var_os("KINDLING_CLUSTER_STATE") {
             Some(state) => PathBuf::from(state),
@@ -150,5 +150,13 @@ impl Layout {
     /// Who holds this node's namespaces.
     pub fn holder(&self, node: Node) -> PathBuf {
         self.node(node).join("holder.json")
+    }
+}
+
+/// Where programs of this user keep what can be made again.
+fn user_cache() -> anyhow::Result<PathBuf> {
+    match std::env::var_os("XDG_CACHE_HOME") {
+        Some(cache) => Ok(PathBuf::from(cache)),
+        None => Ok(std::env::home_dir().context("find the home folder")?.join(".cache")),
     }
 }

@@ -14,7 +14,7 @@ use super::record::ClusterRecord;
 pub fn status(layout: &Layout) -> anyhow::Result<()> {
     let record = ClusterRecord::read(layout)?.context("no cluster is here")?;
     let health = health(layout, &record);
-    println!("Kubernetes {}, API {}", record.kubernetes_version, if health.is_ok() { "ready" } else { "not ready" });
+    println!("Kubernetes {}, {}", record.kubernetes_version, if health.is_ok() { "healthy" } else { "broken" });
     println!("kubeconfig {}", record.kubeconfig.display());
     println!("image      {}", record.image.as_deref().unwrap_or("none loaded"));
     for (node, found) in record.shape().nodes().zip(&record.nodes) {
