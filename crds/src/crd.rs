@@ -39,7 +39,9 @@ pub fn generated_files() -> [(&'static str, String); 2] {
 }
 
 fn to_yaml(crd: &CustomResourceDefinition) -> String {
-    let yaml = serde_norway::to_string(crd).expect("a CRD should serialise");
+    let mut value = serde_json::to_value(crd).expect("a CRD should serialise");
+    to_whole_numbers(&mut value);
+    let yaml = serde_norway::to_string(&value).expect("a CRD should serialise");
     format!("# Generated from crds/src by `cargo xtask codegen`; do not edit.\n{yaml}")
 }
 
@@ -57,6 +59,20 @@ fn to_kubernetes_schema(value: &mut Value) {
             map.values_mut().for_each(to_kubernetes_schema);
         }
         Value::Array(items) => items.iter_mut().for_each(to_kubernetes_schema),
+        _ => {}
+    }
+}
+
+/// Bounds are floats in the Rust types of a CRD; ours are all whole, and people read them.
+fn to_whole_numbers(value: &mut Value) {
+    match value {
+        Value::Object(map) => map.values_mut().for_each(to_whole_numbers),
+        Value::Array(items) => items.iter_mut().for_each(to_whole_numbers),
+        Value::Number(number) => {
+            if let Some(whole) = number.as_f64().filter(|float| float.fract() == 0.0) {
+                *value = Value::from(whole as i64);
+            }
+        }
         _ => {}
     }
 }

@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema, Resource};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::condition::{ConditionStatus, ConditionType};
+use crate::condition::ConditionType;
 use crate::status::LocalModelStatus;
 
 /// A language model that is served on a node of this cluster.
