@@ -61,7 +61,8 @@ fn check_value(value: &Value, schema: &Value, path: &str, faults: &mut Vec<Strin
     match value {
         Value::Object(fields) => check_object(fields, schema, path, faults),
         Value::Array(items) => {
-            check_bound(items.len() as f64, &schema["maxItems"], |found, bound| found > bound, path, "items", faults);
+            let fault = beyond(items.len() as f64, &schema["maxItems"], |found, bound| found > bound, "items, at most");
+            faults.extend(fault.map(|fault| format!("{path}: {fault}")));
             for (index, item) in items.iter().enumerate() {
                 check_value(item, &schema["items"], &format!("{path}[{index}]"), faults);
             }
@@ -69,8 +70,9 @@ fn check_value(value: &Value, schema: &Value, path: &str, faults: &mut Vec<Strin
         Value::String(text) => check_text(text, schema, path, faults),
         Value::Number(number) => {
             let number = number.as_f64().unwrap_or(f64::NAN);
-            check_bound(number, &schema["minimum"], |found, bound| found < bound, path, "at least", faults);
-            check_bound(number, &schema["maximum"], |found, bound| found > bound, path, "at most", faults);
+            let least = beyond(number, &schema["minimum"], |found, bound| found < bound, "at least");
+            let most = beyond(number, &schema["maximum"], |found, bound| found > bound, "at most");
+            faults.extend(least.into_iter().chain(most).map(|fault| format!("{path}: {fault}")));
         }
         _ => {}
     }
@@ -99,7 +101,8 @@ fn check_text(text: &str, schema: &Value, path: &str, faults: &mut Vec<String>) 
         faults.push(format!("{path}: {text:?} must be one of {}", choices.join(", ")));
     }
     let length = text.chars().count() as f64;
-    check_bound(length, &schema["maxLength"], |found, bound| found > bound, path, "characters, at most", faults);
+    let fault = beyond(length, &schema["maxLength"], |found, bound| found > bound, "characters, at most");
+    faults.extend(fault.map(|fault| format!("{path}: {fault}")));
     if let Some(pattern) = schema["pattern"].as_str() {
         let regex = Regex::new(pattern).expect("patterns of our own schema should compile");
         if !regex.is_match(text) {
@@ -108,17 +111,10 @@ fn check_text(text: &str, schema: &Value, path: &str, faults: &mut Vec<String>) 
     }
 }
 
-fn check_bound(
-    found: f64,
-    bound: &Value,
-    is_beyond: fn(f64, f64) -> bool,
-    path: &str,
-    words: &str,
-    faults: &mut Vec<String>,
-) {
-    if let Some(bound) = bound.as_f64().filter(|bound| is_beyond(found, *bound)) {
-        faults.push(format!("{path}: {found}, must be {words} {bound}"));
-    }
+/// The fault of a figure beyond a bound of the schema, if it has that bound.
+fn beyond(found: f64, bound: &Value, is_beyond: fn(f64, f64) -> bool, words: &str) -> Option<String> {
+    let bound = bound.as_f64().filter(|bound| is_beyond(found, *bound))?;
+    Some(format!("{found}, must be {words} {bound}"))
 }
 
 fn did_you_mean(name: &str, schema: &Value) -> String {

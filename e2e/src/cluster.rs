@@ -112,8 +112,12 @@ fn callers_cluster(kubeconfig: PathBuf) -> Result<Cluster, String> {
 
 /// The cluster of `cargo xtask cluster up`, by the record it leaves.
 fn own_cluster() -> Result<Cluster, String> {
-    let state = std::env::var_os("KINDLING_CLUSTER_STATE")
-        .map_or_else(|| user_cache().join("cluster/state"), PathBuf::from)
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    let state = variable("KINDLING_CLUSTER_STATE")
+        .or_else(|| variable("KINDLING_CLUSTER_CACHE").map(|cache| cache.join("state")))
+        .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("kindling/cluster/state")))
+        .or_else(|| variable("HOME").map(|home| home.join(".cache/kindling/cluster/state")))
+        .unwrap_or_default()
         .join("cluster.json");
     let text = std::fs::read(&state)
         .map_err(|_| "there is no cluster: `cargo xtask cluster up --image-binary …` makes one".to_owned())?;
