@@ -91,7 +91,10 @@ pub struct Source {
 #[serde(rename_all = "camelCase")]
 pub struct HfSource {
     /// The repository as `organisation/name`. Can't be changed later.
-    #[schemars(length(max = 193), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}$"))]
+    #[schemars(
+        length(max = 193),
+        regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}$")
+    )]
     #[x_kube(validation = Rule::new("self == oldSelf").message("the repository can't be changed; make another LocalModel"))]
     pub repo: String,
 
@@ -203,10 +206,7 @@ pub enum Device {
 pub struct Gateway {
     /// Further names under which clients may ask for the model, beside its own name and `namespace/name`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(
-        length(max = 16),
-        inner(length(max = 128), regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$"))
-    )]
+    #[schemars(length(max = 16), inner(length(max = 128), regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$")))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub aliases: Vec<String>,
 }
