@@ -1,4 +1,5 @@
 //! The committed YAML is what the types generate. `KINDLING_REWRITE=1 cargo test -p kindling-api` rewrites it.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::Path;
 
@@ -46,7 +47,10 @@ fn check(path: &str, schema: &Value) {
         _ => {}
     }
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-        assert!(path.ends_with("tolerations[]") || property.get("description").is_some(), "{path}.{name} is not described");
+        assert!(
+            path.ends_with("tolerations[]") || property.get("description").is_some(),
+            "{path}.{name} is not described"
+        );
         check(&format!("{path}.{name}"), property);
     }
 }

@@ -100,7 +100,11 @@ pub async fn apply(
 
 async fn apply_object<T>(client: &Client, namespace: &str, object: &T) -> Result<T, ApplyError>
 where
-    T: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
+    T: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Serialize
+        + DeserializeOwned
+        + Clone
+        + std::fmt::Debug,
 {
     let name = object.name_any();
     let api = Api::<T>::namespaced(client.clone(), namespace);

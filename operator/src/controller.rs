@@ -121,8 +121,7 @@ pub fn controller(client: &Client, namespace: Option<&str>) -> (Controller<Local
 
 /// Reconciles until the token is cancelled; then ends what is under way.
 pub async fn run(controller: Controller<LocalModel>, cx: Arc<Context>, shutdown: CancellationToken) {
-    let reconciles =
-        controller.graceful_shutdown_on(shutdown.cancelled_owned()).run(reconcile, on_error, cx);
+    let reconciles = controller.graceful_shutdown_on(shutdown.cancelled_owned()).run(reconcile, on_error, cx);
     reconciles
         .for_each(async |result| {
             // failures of reconcile itself were told by on_error

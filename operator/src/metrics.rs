@@ -4,7 +4,9 @@ use std::sync::OnceLock;
 
 use kindling_api::LocalModel;
 use kube::runtime::reflector::Store;
-use prometheus::{Encoder, Histogram, HistogramOpts, HistogramTimer, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramTimer, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 /// The operator's metrics.
 pub struct Metrics {

@@ -98,7 +98,9 @@ pub async fn observe(applied: Applied, runtime: &dyn RuntimeInfo, has_facts: boo
     };
     let address = pod.as_deref().and_then(pod_ip);
     let info = match (&situation, address) {
-        (Situation::Started { is_ready }, Some(address)) if !(*is_ready && has_facts) => runtime.model_info(address).await,
+        (Situation::Started { is_ready }, Some(address)) if !(*is_ready && has_facts) => {
+            runtime.model_info(address).await
+        }
         _ => None,
     };
     let spec = pod.as_ref().and_then(|pod| pod.spec.as_ref());
@@ -138,7 +140,11 @@ fn cannot_start(container: &ContainerStatus) -> Option<Situation> {
     let detail = waiting.message.as_deref().unwrap_or_default();
     let message = format!("container {}: {reason}: {detail}", container.name).trim_end_matches(": ").to_owned();
     match reason {
-        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError"
+        "ErrImagePull"
+        | "ImagePullBackOff"
+        | "InvalidImageName"
+        | "ErrImageNeverPull"
+        | "ImageInspectError"
         | "RegistryUnavailable" => Some(Situation::ImagePull { message }),
         "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
             Some(Situation::ConfigInvalid { message })

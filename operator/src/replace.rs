@@ -82,7 +82,8 @@ fn finished_at(pod: &Pod) -> Option<Timestamp> {
     let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let containers = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
     let transitions = conditions.iter().filter_map(|condition| condition.last_transition_time.as_ref());
-    let ends = containers.iter().filter_map(|container| container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
+    let ends =
+        containers.iter().filter_map(|container| container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
     let last = transitions.chain(ends).map(|time| time.0).max();
     last.or_else(|| pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use kindling_api::MANAGER;
 use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
-use kindling_api::MANAGER;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::OperatorConfig;

@@ -115,7 +115,9 @@ pub enum ValidateError {
         replicas: u32,
     },
     /// Somebody else's object has the name.
-    #[error("a {kind} named {name} exists already and does not belong to this LocalModel; delete it or rename the LocalModel")]
+    #[error(
+        "a {kind} named {name} exists already and does not belong to this LocalModel; delete it or rename the LocalModel"
+    )]
     NameTaken {
         /// Its kind.
         kind: &'static str,

@@ -1,4 +1,5 @@
 //! `golden/<case>/localmodel.yaml` in, `golden/<case>/expected/*.yaml` out. `KINDLING_REWRITE=1` rewrites them.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Scenarios of reconcile against an API server in memory.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 
@@ -117,7 +118,14 @@ async fn new_model_applies_service_and_creates_pod() {
     scenario.reconcile().await.unwrap();
     assert_eq!(
         scenario.api.take_writes(),
-        ["PATCH serviceaccounts/smollm2", "PATCH services/smollm2", "POST pods", "PATCH localmodels/smollm2/status", "POST events/Accepted", "POST events/PodPending"]
+        [
+            "PATCH serviceaccounts/smollm2",
+            "PATCH services/smollm2",
+            "POST pods",
+            "PATCH localmodels/smollm2/status",
+            "POST events/Accepted",
+            "POST events/PodPending"
+        ]
     );
     assert_eq!(scenario.reason(), "PodPending");
     assert_eq!(scenario.model().endpoint(), Some("10.96.0.7:50051"));
@@ -193,16 +201,14 @@ async fn refused_spec_writes_nothing_but_its_status() {
     scenario.edit_model("placement", json!({ "device": "Cuda" }));
     scenario.reconcile().await.unwrap_err();
     assert_eq!(scenario.reason(), "DeviceNotSupported");
-    assert_eq!(
-        scenario.api.take_writes(),
-        ["PATCH localmodels/smollm2/status", "POST events/DeviceNotSupported"]
-    );
+    assert_eq!(scenario.api.take_writes(), ["PATCH localmodels/smollm2/status", "POST events/DeviceNotSupported"]);
 }
 
 #[tokio::test]
 async fn somebody_elses_service_is_never_touched() {
     let scenario = Scenario::new();
-    let theirs = json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "smollm2", "namespace": "models" } });
+    let theirs =
+        json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "smollm2", "namespace": "models" } });
     scenario.api.put(SERVICE, theirs.clone());
     scenario.reconcile().await.unwrap_err();
     assert_eq!(scenario.reason(), "NameTaken");

@@ -38,7 +38,8 @@ fn failing_condition_and_its_summary_are_one_event() {
 
 #[test]
 fn each_condition_that_comes_to_hold_is_a_normal_event() {
-    let old = status(&[(ConditionType::Loaded, "False", "Loading", ""), (ConditionType::Ready, "False", "Loading", "")]);
+    let old =
+        status(&[(ConditionType::Loaded, "False", "Loading", ""), (ConditionType::Ready, "False", "Loading", "")]);
     let new = status(&[(ConditionType::Loaded, "True", "Loaded", ""), (ConditionType::Ready, "True", "Serving", "")]);
     assert_eq!(reasons(&old, &new), ["Loaded", "Serving"]);
     assert!(transitions(&old, &new).iter().all(|event| event.type_ == EventType::Normal));

@@ -92,9 +92,10 @@ fn of_started(is_ready: bool, info: Option<&GetModelInfoResponse>) -> [Verdict; 
     match info.map(GetModelInfoResponse::state) {
         Some(State::Draining) => [loaded(), not_ready(Reason::Draining, "the runtime finishes its requests and ends")],
         _ if is_ready => [loaded(), Verdict::holds(ConditionType::Ready, Reason::Serving, "requests are answered")],
-        Some(State::Ready) => {
-            [loaded(), not_ready(Reason::AwaitingReadiness, "the model is loaded; waiting for the pod's readiness probe")]
-        }
+        Some(State::Ready) => [
+            loaded(),
+            not_ready(Reason::AwaitingReadiness, "the model is loaded; waiting for the pod's readiness probe"),
+        ],
         Some(State::Loading | State::Unspecified) => {
             fails(ConditionType::Loaded, Reason::Loading, &info.map(progress).unwrap_or_default())
         }

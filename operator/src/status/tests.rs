@@ -43,7 +43,8 @@ fn info(state: State) -> GetModelInfoResponse {
 
 /// `Resolved Downloaded Loaded Ready`, each as its status' first letter and its reason.
 fn line(status: &LocalModelStatus) -> String {
-    let words: Vec<_> = status.conditions.iter().map(|found| format!("{}:{}", &found.status[..1], found.reason)).collect();
+    let words: Vec<_> =
+        status.conditions.iter().map(|found| format!("{}:{}", &found.status[..1], found.reason)).collect();
     words.join(" ")
 }
 
@@ -54,11 +55,19 @@ fn every_situation_has_its_line() {
     let table = [
         (Situation::ScaledToZero, None, "T:Accepted U:Waiting F:ScaledToZero F:ScaledToZero"),
         (Situation::Replacing, None, "T:Accepted U:Waiting F:ReplacingPod F:ReplacingPod"),
-        (Situation::BackingOff { message: words(), until: at(9) }, None, "T:Accepted U:Waiting F:RestartBackoff F:RestartBackoff"),
+        (
+            Situation::BackingOff { message: words(), until: at(9) },
+            None,
+            "T:Accepted U:Waiting F:RestartBackoff F:RestartBackoff",
+        ),
         (Situation::Pending, None, "T:Accepted U:Waiting F:PodPending F:PodPending"),
         (Situation::Unschedulable { message: words() }, None, "T:Accepted U:Waiting F:Unschedulable F:Unschedulable"),
         (Situation::ImagePull { message: words() }, None, "T:Accepted U:Waiting F:ImagePullFailed F:ImagePullFailed"),
-        (Situation::ConfigInvalid { message: words() }, None, "T:Accepted U:Waiting F:ContainerConfigInvalid F:ContainerConfigInvalid"),
+        (
+            Situation::ConfigInvalid { message: words() },
+            None,
+            "T:Accepted U:Waiting F:ContainerConfigInvalid F:ContainerConfigInvalid",
+        ),
         (Situation::Fetching, None, "T:Accepted F:Downloading F:Waiting F:Downloading"),
         (Situation::FetchFailed { message: words() }, None, "T:Accepted F:DownloadFailed F:Waiting F:DownloadFailed"),
         (Situation::Crashed { message: words(), restarts: 2 }, None, "T:Accepted T:Downloaded F:CrashLoop F:CrashLoop"),
