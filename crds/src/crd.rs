@@ -10,6 +10,9 @@ use crate::LocalModel;
 /// Where the generated YAML lies, from the root of the repository.
 pub const CRD_YAML_PATH: &str = "crds/localmodels.kindling.dev.yaml";
 
+/// Where the chart's template of it lies, from the root of the repository.
+pub const CHART_CRD_YAML_PATH: &str = "charts/kindling/templates/localmodels.kindling.dev.yaml";
+
 /// The CustomResourceDefinition of LocalModel.
 pub fn crd() -> CustomResourceDefinition {
     let mut value = serde_json::to_value(LocalModel::crd()).expect("a CRD should serialise");
@@ -19,7 +22,24 @@ pub fn crd() -> CustomResourceDefinition {
 
 /// The CustomResourceDefinition of LocalModel as the YAML file in `crds/`.
 pub fn crd_yaml() -> String {
-    let yaml = serde_norway::to_string(&crd()).expect("a CRD should serialise");
+    to_yaml(&crd())
+}
+
+/// The same as the chart's template: `helm uninstall` must not delete every LocalModel with it.
+pub fn chart_crd_yaml() -> String {
+    let mut crd = crd();
+    let keep = ("helm.sh/resource-policy".to_owned(), "keep".to_owned());
+    crd.metadata.annotations.get_or_insert_default().extend([keep]);
+    to_yaml(&crd)
+}
+
+/// Every file that is generated from this crate: its path from the root of the repository, and its text.
+pub fn generated_files() -> [(&'static str, String); 2] {
+    [(CRD_YAML_PATH, crd_yaml()), (CHART_CRD_YAML_PATH, chart_crd_yaml())]
+}
+
+fn to_yaml(crd: &CustomResourceDefinition) -> String {
+    let yaml = serde_norway::to_string(crd).expect("a CRD should serialise");
     format!("# Generated from crds/src by `cargo xtask codegen`; do not edit.\n{yaml}")
 }
 

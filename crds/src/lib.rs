@@ -11,7 +11,7 @@ mod names;
 mod status;
 
 pub use condition::{ConditionStatus, ConditionType};
-pub use crd::{CRD_YAML_PATH, crd, crd_yaml};
+pub use crd::{CHART_CRD_YAML_PATH, CRD_YAML_PATH, chart_crd_yaml, crd, crd_yaml, generated_files};
 pub use local_model::{
     Device, Gateway, HfSource, HostPathSource, KvCache, LocalModel, LocalModelSpec, Placement, Serving, Source,
 };

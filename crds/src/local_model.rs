@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Toleration;
-use kube::core::{ListMerge, MergeStrategy};
 use kube::{CustomResource, KubeSchema, Resource};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -189,9 +188,12 @@ pub struct Placement {
 /// What computes.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Device {
+    /// The best device that works.
     #[default]
     Auto,
+    /// An NVIDIA GPU, never anything else.
     Cuda,
+    /// The processor.
     Cpu,
 }
 

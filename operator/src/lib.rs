@@ -1,1 +1,29 @@
 //! Reconciles LocalModels into pods.
+//!
+//! Reads top to bottom: [`run`] waits for the lease, then [`controller`] brings the cluster to what each LocalModel
+//! asks for: dereference, validate, build, apply, observe, and a status computed from what was seen. All state is in
+//! the cluster; an operator that is restarted, or absent while a model loads, loses nothing. This crate loads no
+//! model and knows no architecture: facts about a model come from its runtime.
+
+mod config;
+pub mod controller;
+
+pub mod apply;
+pub mod build;
+pub mod dereference;
+pub mod observe;
+pub mod replace;
+pub mod validate;
+
+mod events;
+pub mod reason;
+pub mod status;
+
+mod http;
+mod lease;
+pub mod metrics;
+mod run;
+pub mod runtime_info;
+
+pub use config::OperatorConfig;
+pub use run::{RunError, run};

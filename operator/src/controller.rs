@@ -1,0 +1,172 @@
+//! The story of one LocalModel: dereference, validate, build, apply, observe, status.
+
+use std::error::Error as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::jiff::Timestamp;
+use kindling_api::{LocalModel, MANAGER};
+use kube::api::Api;
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::events::Recorder;
+use kube::runtime::reflector::Store;
+use kube::runtime::watcher;
+use kube::{Client, ResourceExt};
+use tokio_util::sync::CancellationToken;
+
+use crate::apply::{ApplyError, apply};
+use crate::build::build;
+use crate::config::OperatorConfig;
+use crate::dereference::{DereferenceError, dereference};
+use crate::metrics::Metrics;
+use crate::observe::{Observed, Situation, observe};
+use crate::runtime_info::RuntimeInfo;
+use crate::validate::{ValidateError, validate};
+use crate::{events, status};
+
+/// How often a runtime that loads is asked how far it is.
+const POLL: Duration = Duration::from_secs(1);
+/// How soon a failed read or write is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+/// How soon a refused spec is looked at again: what stood in its way may have gone without anyone telling.
+const RECHECK: Duration = Duration::from_secs(60);
+
+/// What every reconcile needs.
+pub struct Context {
+    /// The cluster.
+    pub client: Client,
+    /// What the operator was told at its start.
+    pub config: OperatorConfig,
+    /// Answers for the runtimes.
+    pub runtime: Arc<dyn RuntimeInfo>,
+    /// Publishes events.
+    pub recorder: Recorder,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+}
+
+/// A reconcile failed, by the step that did.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Step 1.
+    #[error("reading the cluster")]
+    Dereference(#[source] DereferenceError),
+    /// Step 2: the spec is refused.
+    #[error("refusing the spec")]
+    Validate(#[source] ValidateError),
+    /// Step 4.
+    #[error("writing to the cluster")]
+    Apply(#[source] ApplyError),
+    /// Step 6.
+    #[error("writing the status")]
+    PatchStatus(#[source] kube::Error),
+}
+
+/// Brings the cluster to what one LocalModel asks for. Called again after every change; keeps no memory between calls.
+///
+/// # Errors
+/// The step that failed; the status says it too, unless writing the status is what failed.
+pub async fn reconcile(object: Arc<LocalModel>, cx: Arc<Context>) -> Result<Action, Error> {
+    if object.metadata.deletion_timestamp.is_some() {
+        // its children go with it, by their owner references
+        return Ok(Action::await_change());
+    }
+    let _timer = cx.metrics.start_reconcile();
+    let outcome = converge(&object, &cx).await; // steps 1 to 5
+    let status = status::compute(&object, &outcome, Timestamp::now()); // pure: errors become conditions too
+    status::patch(&cx.client, &object, &status).await.map_err(Error::PatchStatus)?;
+    events::publish(&cx.recorder, &object, &status).await;
+    outcome.map(|observed| next_look(&observed, Timestamp::now()))
+}
+
+async fn converge(object: &LocalModel, cx: &Context) -> Result<Observed, Error> {
+    let references = dereference(&cx.client, object).await.map_err(Error::Dereference)?; // reads
+    let model = validate(object, &references, &cx.config).map_err(Error::Validate)?; // pure
+    let desired = build(&model, &cx.config); // pure, cannot fail
+    let applied = apply(&cx.client, object, references, desired).await.map_err(Error::Apply)?; // writes
+    Ok(observe(applied, cx.runtime.as_ref(), status::has_facts(object)).await) // reads
+}
+
+/// When to look again if nothing changes: the kubelet reports the pod, only the runtime must be asked.
+fn next_look(observed: &Observed, now: Timestamp) -> Action {
+    match &observed.situation {
+        Situation::Started { is_ready: false } | Situation::Replacing => Action::requeue(POLL),
+        Situation::Started { is_ready: true } if observed.info.is_some() => Action::requeue(POLL),
+        Situation::BackingOff { until, .. } => {
+            Action::requeue(Duration::try_from(until.duration_since(now)).unwrap_or_default().max(POLL))
+        }
+        _ => Action::await_change(),
+    }
+}
+
+fn on_error(object: Arc<LocalModel>, error: &Error, cx: Arc<Context>) -> Action {
+    let category = error.category();
+    cx.metrics.count_failure(category);
+    let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
+    tracing::warn!(namespace, name, category, error = error.with_sources(), "reconcile failed");
+    Action::requeue(if matches!(error, Error::Validate(_)) { RECHECK } else { RETRY })
+}
+
+/// The controller, and the store of LocalModels that it keeps.
+pub fn controller(client: &Client, namespace: Option<&str>) -> (Controller<LocalModel>, Store<LocalModel>) {
+    let ours = || watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGER}"));
+    let controller = Controller::new(scoped::<LocalModel>(client, namespace), watcher::Config::default())
+        .owns(scoped::<Pod>(client, namespace), ours())
+        .owns(scoped::<Service>(client, namespace), ours());
+    let store = controller.store();
+    (controller, store)
+}
+
+/// Reconciles until the token is cancelled; then ends what is under way.
+pub async fn run(controller: Controller<LocalModel>, cx: Arc<Context>, shutdown: CancellationToken) {
+    let reconciles =
+        controller.graceful_shutdown_on(shutdown.cancelled_owned()).run(reconcile, on_error, cx);
+    reconciles
+        .for_each(async |result| {
+            // failures of reconcile itself were told by on_error
+            if let Err(error) = result {
+                tracing::debug!(%error, "watching");
+            }
+        })
+        .await;
+}
+
+fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+impl Error {
+    /// The label of the metric.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Dereference(_) => "dereference",
+            Self::Validate(_) => "validate",
+            Self::Apply(_) => "apply",
+            Self::PatchStatus(_) => "patch_status",
+        }
+    }
+
+    /// The error and what caused it, in one line.
+    pub fn with_sources(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = self.source();
+        while let Some(error) = source {
+            // kube's API errors repeat their whole Status; its message is what a person wants
+            let step = match error.downcast_ref::<kube::Error>() {
+                Some(kube::Error::Api(status)) => status.message.clone(),
+                _ => error.to_string(),
+            };
+            text = format!("{text}: {step}");
+            source = error.source().filter(|_| !error.is::<kube::Error>());
+        }
+        text
+    }
+}

@@ -1,0 +1,109 @@
+//! Step 1, reads: what the cluster already holds under the names that a LocalModel will use.
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kindling_api::LocalModel;
+use kube::api::Api;
+use kube::{Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+
+use crate::build;
+
+/// What the cluster holds under the model's names.
+#[derive(Clone, Debug, Default)]
+pub struct References {
+    /// Under the name of the model's pod.
+    pub pod: Existing<Pod>,
+    /// Under the name of the model's Service.
+    pub service: Existing<Service>,
+}
+
+/// What lies under a name.
+#[derive(Clone, Debug, Default)]
+pub enum Existing<T> {
+    /// Nothing.
+    #[default]
+    None,
+    /// An object of this very LocalModel.
+    Ours(Box<T>),
+    /// An object of an earlier LocalModel of the same name; the garbage collector is about to remove it.
+    Leftover,
+    /// Somebody else's object, which must not be touched.
+    Foreign,
+}
+
+/// Reading failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DereferenceError {
+    /// The pod could not be read.
+    #[error("reading pod {name}")]
+    ReadPod {
+        /// Its name.
+        name: String,
+        #[source]
+        source: kube::Error,
+    },
+    /// The Service could not be read.
+    #[error("reading service {name}")]
+    ReadService {
+        /// Its name.
+        name: String,
+        #[source]
+        source: kube::Error,
+    },
+}
+
+/// Reads what the cluster holds under the model's names.
+///
+/// # Errors
+/// If the API server does not answer or does not allow it.
+pub async fn dereference(client: &Client, object: &LocalModel) -> Result<References, DereferenceError> {
+    let model = object.name_any();
+    let name = build::pod_name(&model);
+    let pod =
+        read(client, object, &name).await.map_err(|source| DereferenceError::ReadPod { name: name.clone(), source })?;
+    let service = read(client, object, &model)
+        .await
+        .map_err(|source| DereferenceError::ReadService { name: model.clone(), source })?;
+    Ok(References { pod, service })
+}
+
+async fn read<T>(client: &Client, object: &LocalModel, name: &str) -> Result<Existing<T>, kube::Error>
+where
+    T: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
+{
+    let api = Api::<T>::namespaced(client.clone(), &object.namespace().unwrap_or_default());
+    let found = api.get_opt(name).await?;
+    Ok(found.map_or(Existing::None, |found| classify(found, object.meta().uid.as_deref())))
+}
+
+/// Whose object it is, by its controller.
+fn classify<T: Resource<DynamicType = ()>>(found: T, uid: Option<&str>) -> Existing<T> {
+    let owners = found.meta().owner_references.as_deref().unwrap_or_default();
+    match owners.iter().find(|owner| owner.controller == Some(true)) {
+        Some(owner) if owner.kind != "LocalModel" => Existing::Foreign,
+        Some(owner) if Some(owner.uid.as_str()) == uid => Existing::Ours(Box::new(found)),
+        Some(_) => Existing::Leftover,
+        None => Existing::Foreign,
+    }
+}
+
+impl<T> Existing<T> {
+    /// The object, where it is ours.
+    pub fn ours(&self) -> Option<&T> {
+        match self {
+            Self::Ours(object) => Some(object),
+            Self::None | Self::Leftover | Self::Foreign => None,
+        }
+    }
+
+    /// Whether somebody else's object is in the way.
+    pub fn is_foreign(&self) -> bool {
+        matches!(self, Self::Foreign)
+    }
+
+    /// Whether an earlier object is about to be removed.
+    pub fn is_leftover(&self) -> bool {
+        matches!(self, Self::Leftover)
+    }
+}

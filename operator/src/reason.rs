@@ -1,0 +1,99 @@
+//! The reasons of conditions: what is written, and whether it is a failure.
+
+/// Why a condition has its status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    // the spec
+    Accepted,
+    InvalidName,
+    InvalidSource,
+    HostPathNotAllowed,
+    DeviceNotSupported,
+    TooManyReplicas,
+    NameTaken,
+    // the cluster
+    ClusterUnreachable,
+    ApplyFailed,
+    // the pod
+    ScaledToZero,
+    ReplacingPod,
+    RestartBackoff,
+    PodPending,
+    Unschedulable,
+    PodFailed,
+    ImagePullFailed,
+    ContainerConfigInvalid,
+    // the weights
+    Waiting,
+    Downloading,
+    DownloadFailed,
+    Downloaded,
+    OnNode,
+    // the runtime
+    Starting,
+    Loading,
+    CrashLoop,
+    Loaded,
+    Draining,
+    AwaitingReadiness,
+    Serving,
+}
+
+impl Reason {
+    /// The CamelCase word in a condition.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::InvalidName => "InvalidName",
+            Self::InvalidSource => "InvalidSource",
+            Self::HostPathNotAllowed => "HostPathNotAllowed",
+            Self::DeviceNotSupported => "DeviceNotSupported",
+            Self::TooManyReplicas => "TooManyReplicas",
+            Self::NameTaken => "NameTaken",
+            Self::ClusterUnreachable => "ClusterUnreachable",
+            Self::ApplyFailed => "ApplyFailed",
+            Self::ScaledToZero => "ScaledToZero",
+            Self::ReplacingPod => "ReplacingPod",
+            Self::RestartBackoff => "RestartBackoff",
+            Self::PodPending => "PodPending",
+            Self::Unschedulable => "Unschedulable",
+            Self::PodFailed => "PodFailed",
+            Self::ImagePullFailed => "ImagePullFailed",
+            Self::ContainerConfigInvalid => "ContainerConfigInvalid",
+            Self::Waiting => "Waiting",
+            Self::Downloading => "Downloading",
+            Self::DownloadFailed => "DownloadFailed",
+            Self::Downloaded => "Downloaded",
+            Self::OnNode => "OnNode",
+            Self::Starting => "Starting",
+            Self::Loading => "Loading",
+            Self::CrashLoop => "CrashLoop",
+            Self::Loaded => "Loaded",
+            Self::Draining => "Draining",
+            Self::AwaitingReadiness => "AwaitingReadiness",
+            Self::Serving => "Serving",
+        }
+    }
+
+    /// Whether a person should look at it: its event is then a warning.
+    pub fn is_failure(reason: &str) -> bool {
+        const FAILURES: &[Reason] = &[
+            Reason::InvalidName,
+            Reason::InvalidSource,
+            Reason::HostPathNotAllowed,
+            Reason::DeviceNotSupported,
+            Reason::TooManyReplicas,
+            Reason::NameTaken,
+            Reason::ClusterUnreachable,
+            Reason::ApplyFailed,
+            Reason::RestartBackoff,
+            Reason::Unschedulable,
+            Reason::PodFailed,
+            Reason::ImagePullFailed,
+            Reason::ContainerConfigInvalid,
+            Reason::DownloadFailed,
+            Reason::CrashLoop,
+        ];
+        FAILURES.iter().any(|failure| failure.as_str() == reason)
+    }
+}

@@ -1,0 +1,44 @@
+//! `golden/<case>/localmodel.yaml` in, `golden/<case>/expected/*.yaml` out. `KINDLING_REWRITE=1` rewrites them.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use kindling_api::LocalModel;
+use kindling_operator::build::build;
+use kindling_operator::dereference::References;
+use kindling_operator::validate::validate;
+use serde::Serialize;
+
+#[test]
+fn built_objects_are_as_expected() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut cases: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    cases.sort();
+    assert!(!cases.is_empty());
+    cases.iter().for_each(|case| check(case));
+}
+
+fn check(case: &Path) {
+    let yaml = fs::read_to_string(case.join("localmodel.yaml")).unwrap();
+    let object: LocalModel = serde_norway::from_str(&yaml).unwrap();
+    let config = common::config();
+    let model = validate(&object, &References::default(), &config).unwrap();
+    let desired = build(&model, &config);
+    check_file(&case.join("expected/service.yaml"), Some(&desired.service));
+    check_file(&case.join("expected/pod.yaml"), desired.pod.as_ref());
+}
+
+fn check_file<T: Serialize>(path: &Path, built: Option<&T>) {
+    let built = built.map(|object| serde_norway::to_string(object).unwrap());
+    if std::env::var_os("KINDLING_REWRITE").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        match &built {
+            Some(yaml) => fs::write(path, yaml).unwrap(),
+            None => drop(fs::remove_file(path)),
+        }
+    }
+    let expected = fs::read_to_string(path).ok();
+    assert_eq!(built, expected, "{}: if this is intended, `cargo xtask golden` rewrites it", path.display());
+}
