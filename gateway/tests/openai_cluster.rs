@@ -8,11 +8,10 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
-use futures::StreamExt;
+use futures::stream;
 use kindling_gateway::{Cluster, Discovery};
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
-use tokio_stream::wrappers::BroadcastStream;
 
 use crate::fake_runtime::{FakeRuntime, greet};
 use crate::harness::{DEADLINE, Gateway, gateway_with, hello, merged};
@@ -60,9 +59,10 @@ impl ApiServer {
 
 async fn serve(State(server): State<ApiServer>, RawQuery(query): RawQuery) -> Response {
     if query.is_some_and(|query| query.contains("watch=true")) {
-        let events = BroadcastStream::new(server.events.subscribe());
-        let events = events.take_while(|event| std::future::ready(matches!(event, Ok(Some(_)))));
-        let lines = events.map(|event| Ok::<_, Infallible>(format!("{}\n", event.ok().flatten().unwrap_or_default())));
+        let lines = stream::unfold(server.events.subscribe(), |mut events| async move {
+            let event = events.recv().await.ok()??;
+            Some((Ok::<_, Infallible>(format!("{event}\n")), events))
+        });
         return Response::new(Body::from_stream(lines));
     }
     let items = server.models.lock().expect("no test should panic with the lock").clone();
