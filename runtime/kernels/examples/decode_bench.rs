@@ -32,7 +32,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Llama { dtype: dtype.unwrap_or(DType::Q4_1), ..SMOLLM2_135M };
     let (plan, weights) = config.build();
     let backend = CpuBackend::with_isa(isa).ok_or("this machine lacks the instruction set")?;
-    println!("{} blocks, Q8_0 head, {:?}, weights {:.1} MB", config.dtype, backend.kernels(), megabytes(weights.num_bytes()));
+    println!(
+        "{} blocks, Q8_0 head, {:?}, weights {:.1} MB",
+        config.dtype,
+        backend.kernels(),
+        megabytes(weights.num_bytes())
+    );
     for num_threads in threads {
         let limits = Limits {
             max_tokens_per_step: PROMPT,

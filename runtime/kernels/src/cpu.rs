@@ -32,9 +32,7 @@ pub use isa::Isa;
 
 use crate::load::{StoredTensor, load_weights, zeroes};
 use crate::rotary_frequencies::rotary_frequencies;
-use crate::{
-    Backend, Limits, LoadProgress, Op, Plan, PrepareError, PreparedModel, WeightSource, dequantise, validate,
-};
+use crate::{Backend, Limits, LoadProgress, Op, Plan, PrepareError, PreparedModel, WeightSource, dequantise, validate};
 use buffers::Buffers;
 use isa::DetectedIsa;
 use kv_cache::KvCache;
@@ -104,8 +102,7 @@ impl Backend for CpuBackend {
                 RotaryAngles::new(rotary_frequencies(spec, factors), spec.style)
             })
             .collect();
-        let caches =
-            plan.cache_groups.iter().map(|spec| KvCache::new(spec, limits)).collect::<Result<Vec<_>, _>>()?;
+        let caches = plan.cache_groups.iter().map(|spec| KvCache::new(spec, limits)).collect::<Result<Vec<_>, _>>()?;
         let scratch = (0..limits.num_threads)
             .map(|_| zeroes(scratch_tiles(limits), "attention scores").map(Mutex::new))
             .collect::<Result<_, _>>()?;

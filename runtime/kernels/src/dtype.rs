@@ -47,7 +47,7 @@ impl DType {
     /// assert_eq!(DType::Q4_1.bytes_for(33), None);
     /// ```
     pub fn bytes_for(self, num_elements: usize) -> Option<usize> {
-        if num_elements % self.block_elements() != 0 {
+        if !num_elements.is_multiple_of(self.block_elements()) {
             return None;
         }
         (num_elements / self.block_elements()).checked_mul(self.block_bytes())

@@ -158,8 +158,14 @@ impl ReferenceModel {
             }
             Op::PagedAttention { query, output, num_heads: _, scale, group, layer } => {
                 let query = self.buffers[query.0].clone();
-                let spec = paged_attention::AttentionSpec { group, layer, scale, cache: &self.plan.cache_groups[group.0] };
-                paged_attention::paged_attention(&spec, &self.caches[group.0], step, (&query, &mut self.buffers[output.0]));
+                let spec =
+                    paged_attention::AttentionSpec { group, layer, scale, cache: &self.plan.cache_groups[group.0] };
+                paged_attention::paged_attention(
+                    &spec,
+                    &self.caches[group.0],
+                    step,
+                    (&query, &mut self.buffers[output.0]),
+                );
             }
             Op::GatedActivation { gate, up, activation, output } => {
                 let (gate, up) = (self.buffers[gate.0].clone(), self.buffers[up.0].clone());

@@ -81,12 +81,8 @@ mod tests {
 
     #[test]
     fn llama3_scaling_keeps_high_and_divides_low_frequencies() {
-        let scaling = RopeScaling::Llama3 {
-            factor: 32.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_context: 8192.0,
-        };
+        let scaling =
+            RopeScaling::Llama3 { factor: 32.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8192.0 };
         let (plain, scaled) = (
             rotary_frequencies(&spec(RopeScaling::Linear { factor: 1.0 }), None),
             rotary_frequencies(&spec(scaling), None),

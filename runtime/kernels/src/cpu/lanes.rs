@@ -3,11 +3,11 @@
 //! Every implementation rounds alike (multiplications and additions are fused where `fma` says so and nowhere else), and
 //! sums over lanes have one order, so that instruction sets agree bit for bit.
 
-pub(super) mod portable;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
+pub(super) mod portable;
 
 /// Lanes in a vector.
 pub(super) const LANES: usize = 16;
@@ -134,6 +134,7 @@ mod tests {
 
     #[test]
     fn exp_is_accurate_and_the_same_on_every_instruction_set() {
+        let mut worst: f64 = 0.0;
         for step in 0..1000 {
             let inputs: [f32; LANES] = std::array::from_fn(|lane| -87.0 + 0.0109 * (step * LANES + lane) as f32);
             let results: Vec<_> = Isa::available()
@@ -150,9 +151,11 @@ mod tests {
             }
             for (x, y) in inputs.iter().zip(&results[0]) {
                 let exact = f64::from(*x).exp();
-                // Measured 2026-11-22: 1.3e-7 at most.
-                assert!((f64::from(*y) / exact - 1.0).abs() < 2.5e-7, "exp({x}) = {y}, expected {exact}");
+                worst = worst.max((f64::from(*y) / exact - 1.0).abs());
             }
         }
+        println!("worst relative error {worst:.2e}");
+        // Measured 2026-11-22: MEASURED.
+        assert!(worst < 2.5e-7);
     }
 }

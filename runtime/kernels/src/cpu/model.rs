@@ -106,9 +106,7 @@ impl PreparedModel for CpuModel {
     }
 
     fn memory(&self) -> MemoryUse {
-        let scratch = |tiles: &Mutex<Vec<ScoreTile>>| {
-            tiles.lock().map_or(0, |tiles| size_of_val(tiles.as_slice()))
-        };
+        let scratch = |tiles: &Mutex<Vec<ScoreTile>>| tiles.lock().map_or(0, |tiles| size_of_val(tiles.as_slice()));
         MemoryUse {
             weight_bytes: self.weights.num_bytes(),
             kv_cache_bytes: self.caches.iter().map(KvCache::num_bytes).sum(),

@@ -224,7 +224,11 @@ fn nibbles_into(groups: &[ByteGroups; 4], lane: usize, values: &mut [f32; 32], v
     }
 }
 
-fn blocks_of<'a, B>(out: &'a mut [f32], blocks: &'a [B], panel: usize) -> impl Iterator<Item = (&'a mut [f32; 32], &'a B)> {
+fn blocks_of<'a, B>(
+    out: &'a mut [f32],
+    blocks: &'a [B],
+    panel: usize,
+) -> impl Iterator<Item = (&'a mut [f32; 32], &'a B)> {
     let (values, _) = out.as_chunks_mut::<32>();
     let first = panel * values.len();
     values.iter_mut().zip(&blocks[first..])

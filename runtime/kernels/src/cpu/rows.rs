@@ -50,9 +50,7 @@ impl<'a> RowsView<'a> {
     pub unsafe fn part_mut(self, row: usize, columns: Range<usize>) -> &'a mut [f32] {
         assert!(row < self.num_rows && columns.start <= columns.end && columns.end <= self.width);
         // SAFETY: inside the view, see `new`; the caller keeps everybody else away.
-        unsafe {
-            std::slice::from_raw_parts_mut(self.start.add(row * self.width + columns.start), columns.len())
-        }
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.width + columns.start), columns.len()) }
     }
 
     /// One row, to write.

@@ -64,7 +64,9 @@ impl CpuModel {
             }
             Op::GatedActivation { gate, up, activation, output } => {
                 let (gate, up, output) = (view(gate), view(up), view(output));
-                by_rows(pool, gate.num_rows, |rows| isa.run(GatedActivationTask { gate, up, output, activation, rows }));
+                by_rows(pool, gate.num_rows, |rows| {
+                    isa.run(GatedActivationTask { gate, up, output, activation, rows })
+                });
             }
             Op::Add { input, output } => {
                 let (input, output) = (view(input), view(output));

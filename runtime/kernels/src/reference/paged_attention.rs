@@ -58,8 +58,7 @@ fn attend<'a>(
     scale: f32,
     output: &mut [f32],
 ) {
-    let mut scores: Vec<f32> =
-        keys.map(|key| key.iter().zip(query).map(|(k, q)| k * q).sum::<f32>() * scale).collect();
+    let mut scores: Vec<f32> = keys.map(|key| key.iter().zip(query).map(|(k, q)| k * q).sum::<f32>() * scale).collect();
     let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     scores.iter_mut().for_each(|score| *score = (*score - highest).exp());
     let total: f32 = scores.iter().sum();

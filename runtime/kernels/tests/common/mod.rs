@@ -1,5 +1,6 @@
 //! What the kernel tests and benches share: random numbers, weights in memory, plans and steps.
 #![allow(dead_code, reason = "every test uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "clippy's exception for tests knows test functions only")]
 
 pub mod llama;
 pub mod plans;

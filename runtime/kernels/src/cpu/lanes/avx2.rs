@@ -134,10 +134,7 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn load_bytes(self, values: &ByteGroups) -> Self::Bytes {
-        [
-            x86!(_mm256_loadu_si256(values.as_ptr().cast())),
-            x86!(_mm256_loadu_si256(values.as_ptr().add(32).cast())),
-        ]
+        [x86!(_mm256_loadu_si256(values.as_ptr().cast())), x86!(_mm256_loadu_si256(values.as_ptr().add(32).cast()))]
     }
     #[inline(always)]
     fn low_nibbles(self, a: Self::Bytes) -> Self::Bytes {

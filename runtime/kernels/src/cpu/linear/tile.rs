@@ -148,11 +148,7 @@ trait FloatColumn {
 }
 
 #[inline(always)]
-fn float_tile<L: Lanes, C: FloatColumn, const R: usize>(
-    lanes: L,
-    panel: &[C],
-    rows: [&[f32]; R],
-) -> [L::Floats; R] {
+fn float_tile<L: Lanes, C: FloatColumn, const R: usize>(lanes: L, panel: &[C], rows: [&[f32]; R]) -> [L::Floats; R] {
     let rows = rows.map(|row| &row[..panel.len()]);
     let mut sums = [lanes.splat(0.0); R];
     for (index, column) in panel.iter().enumerate() {
@@ -191,11 +187,7 @@ macro_rules! panel {
         impl Panel for $block {
             type Activation = $activation;
             #[inline(always)]
-            fn tile<L: Lanes, const R: usize>(
-                lanes: L,
-                panel: &[Self],
-                rows: [&[$activation]; R],
-            ) -> [L::Floats; R] {
+            fn tile<L: Lanes, const R: usize>(lanes: L, panel: &[Self], rows: [&[$activation]; R]) -> [L::Floats; R] {
                 $tile(lanes, panel, rows)
             }
         }

@@ -1,0 +1,31 @@
+//! `add`: cpu against reference.
+
+mod common;
+
+use common::plans::PlanBuilder;
+use common::{Part, assert_close, cpu_backends, limits, run, step};
+use kindling_kernels::{Op, ReferenceBackend};
+
+/// One rounded sum: exact.
+const TOLERANCE: f64 = 0.0;
+
+#[test]
+fn matches_reference_exactly() {
+    for width in [1, 7, 32, 96, 576, 1536] {
+        for num_rows in [1, 2, 3, 5, 17, 33] {
+            let mut builder = PlanBuilder::new(width);
+            let (input, output) = (builder.input(width), builder.input(width));
+            builder.plan.ops.push(Op::Add { input, output });
+            let model = builder.finish(output);
+            let tokens: Vec<u32> = (0..num_rows).map(|row| (row * 5 % width) as u32).collect();
+            let step = step(&[Part { tokens: &tokens, context_len: 0, blocks: &[3, 1, 2] }], 0);
+            let expected = run(&ReferenceBackend, &model, &limits(), &step);
+            let mut first: Option<Vec<f32>> = None;
+            for (isa, backend) in cpu_backends() {
+                let found = run(&backend, &model, &limits(), &step);
+                assert_close(&found, &expected, TOLERANCE, &format!("{num_rows} x {width} on {isa}"));
+                assert_eq!(*first.get_or_insert(found.clone()), found, "instruction sets agree on every bit");
+            }
+        }
+    }
+}

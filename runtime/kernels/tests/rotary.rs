@@ -1,0 +1,48 @@
+//! `rotary`: cpu against reference, and both against the definition.
+
+mod common;
+
+use common::plans::PlanBuilder;
+use common::{MemoryWeights, Part, cpu_backends, limits, run, step};
+use kindling_kernels::{DType, Op, Plan, ReferenceBackend, RopeScaling, RotaryId, RotarySpec, RotaryStyle};
+
+const NUM_HEADS: usize = 3;
+
+fn rotary(style: RotaryStyle, head_dim: usize, rotary_dim: usize) -> (Plan, MemoryWeights) {
+    let mut builder = PlanBuilder::new(NUM_HEADS * head_dim);
+    let buffer = builder.input(NUM_HEADS * head_dim);
+    let factors = builder.weight(DType::F32, &[rotary_dim / 2], 1.0);
+    let scaling = Some(RopeScaling::Linear { factor: 2.0 });
+    let table = RotarySpec { rotary_dim, theta: 10000.0, style, scaling, frequency_factors: Some(factors) };
+    builder.plan.rotaries.push(table);
+    builder.plan.ops.push(Op::Rotary { buffer, num_heads: NUM_HEADS, head_dim, table: RotaryId(0) });
+    builder.finish(buffer)
+}
+
+#[test]
+fn matches_reference_exactly_for_both_styles() {
+    for style in [RotaryStyle::Half, RotaryStyle::Interleaved] {
+        for (head_dim, rotary_dim) in [(64, 64), (80, 32), (128, 128), (10, 6)] {
+            let model = rotary(style, head_dim, rotary_dim);
+            let tokens: Vec<u32> = (0..17).collect();
+            let step = step(&[Part { tokens: &tokens, context_len: 100, blocks: &[0; 8] }], 0);
+            let expected = run(&ReferenceBackend, &model, &limits(), &step);
+            for (isa, backend) in cpu_backends() {
+                assert_eq!(run(&backend, &model, &limits(), &step), expected, "{style:?} {head_dim} on {isa}");
+            }
+        }
+    }
+}
+
+#[test]
+fn position_zero_changes_nothing_and_length_is_kept() {
+    let model = rotary(RotaryStyle::Half, 64, 64);
+    let at = |context_len| {
+        let step = step(&[Part { tokens: &[5], context_len, blocks: &[0; 16] }], 0);
+        run(&ReferenceBackend, &model, &limits(), &step)
+    };
+    let (still, turned) = (at(0), at(77));
+    assert_ne!(still, turned);
+    let length = |values: &[f32]| values.iter().map(|x| x * x).sum::<f32>();
+    assert!((length(&still) / length(&turned) - 1.0).abs() < 1e-5);
+}
