@@ -78,7 +78,7 @@ pub async fn reconcile(object: Arc<LocalModel>, cx: Arc<Context>) -> Result<Acti
     let status = status::compute(&object, &outcome, Timestamp::now()); // pure: errors become conditions too
     status::patch(&cx.client, &object, &status).await.map_err(Error::PatchStatus)?;
     events::publish(&cx.recorder, &object, &status).await;
-    outcome.map(|observed| next_look(&observed, Timestamp::now()))
+    outcome.map(|observed| next_look(&observed, status.model.is_some(), Timestamp::now()))
 }
 
 async fn converge(object: &LocalModel, cx: &Context) -> Result<Observed, Error> {
@@ -90,10 +90,10 @@ async fn converge(object: &LocalModel, cx: &Context) -> Result<Observed, Error> 
 }
 
 /// When to look again if nothing changes: the kubelet reports the pod, only the runtime must be asked.
-fn next_look(observed: &Observed, now: Timestamp) -> Action {
+fn next_look(observed: &Observed, has_facts: bool, now: Timestamp) -> Action {
     match &observed.situation {
         Situation::Started { is_ready: false } | Situation::Replacing => Action::requeue(POLL),
-        Situation::Started { is_ready: true } if observed.info.is_some() => Action::requeue(POLL),
+        Situation::Started { is_ready: true } if !has_facts => Action::requeue(RETRY),
         Situation::BackingOff { until, .. } => {
             Action::requeue(Duration::try_from(until.duration_since(now)).unwrap_or_default().max(POLL))
         }

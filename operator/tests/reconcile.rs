@@ -150,9 +150,17 @@ async fn loading_model_is_polled_until_it_is_ready() {
     assert_eq!(scenario.reason(), "Loading");
     scenario.pod_runs(true);
     scenario.runtime_is(State::Ready);
-    scenario.reconcile().await.unwrap();
-    assert!(scenario.model().is_ready());
     assert_eq!(scenario.reconcile().await.unwrap(), Action::await_change(), "facts are known, nothing is left to ask");
+    assert!(scenario.model().is_ready());
+}
+
+#[tokio::test]
+async fn ready_model_whose_runtime_does_not_answer_the_operator_serves_and_is_asked_again() {
+    let scenario = Scenario::new();
+    scenario.reconcile().await.unwrap();
+    scenario.pod_runs(true);
+    assert_eq!(scenario.reconcile().await.unwrap(), Action::requeue(std::time::Duration::from_secs(5)));
+    assert!(scenario.model().is_ready());
 }
 
 #[tokio::test]
