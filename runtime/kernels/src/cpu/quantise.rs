@@ -67,19 +67,16 @@ impl Kernel for QuantiseRow<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         for (values, block) in self.row.as_chunks::<LANES>().0.as_chunks::<2>().0.iter().zip(self.blocks) {
-            let [low, high] = [lanes.load(&values[0]), lanes.load(&values[1])];
+            let (low, high) = (lanes.load(&values[0]), lanes.load(&values[1]));
             let magnitude = lanes.highest(lanes.max(lanes.abs(low), lanes.abs(high)));
             let inverse = if magnitude > SMALLEST { 127.0 / magnitude } else { 0.0 };
-            let mut quants = [[0; LANES]; 2];
-            for (floats, ints) in [low, high].into_iter().zip(&mut quants) {
-                lanes.store_ints(lanes.round(lanes.mul(floats, lanes.splat(inverse))), ints);
-            }
+            let low = lanes.round(lanes.mul(low, lanes.splat(inverse)));
+            let high = lanes.round(lanes.mul(high, lanes.splat(inverse)));
+            let (groups, _) = block.quants.as_flattened_mut().as_chunks_mut::<LANES>();
+            lanes.store_quants(low, &mut groups[0]);
+            lanes.store_quants(high, &mut groups[1]);
+            block.sum = lanes.sum_ints(low, high);
             block.scale = magnitude / 127.0;
-            block.sum = 0;
-            for (group, ints) in block.quants.iter_mut().zip(quants.as_flattened().as_chunks::<4>().0) {
-                *group = ints.map(|quant| quant.clamp(-127, 127) as i8);
-                block.sum += group.iter().map(|quant| i32::from(*quant)).sum::<i32>();
-            }
             block.scaled_sum = block.scale * block.sum as f32;
         }
     }

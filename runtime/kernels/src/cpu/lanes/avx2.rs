@@ -128,9 +128,19 @@ impl Lanes for Avx2 {
         halves!(_mm256_cvtepi32_ps, a)
     }
     #[inline(always)]
-    fn store_ints(self, values: Self::Ints, out: &mut [i32; LANES]) {
-        x86!(_mm256_storeu_si256(out.as_mut_ptr().cast(), values[0]));
-        x86!(_mm256_storeu_si256(out.as_mut_ptr().add(8).cast(), values[1]));
+    fn store_quants(self, values: Self::Ints, out: &mut [i8; LANES]) {
+        let words = x86!(_mm256_packs_epi32(values[0], values[1]));
+        // The pack works within halves; this puts the quarters in order.
+        let words = x86!(_mm256_permute4x64_epi64::<0b11_01_10_00>(words));
+        let (low, high) = (x86!(_mm256_castsi256_si128(words)), x86!(_mm256_extracti128_si256::<1>(words)));
+        x86!(_mm_storeu_si128(out.as_mut_ptr().cast(), _mm_packs_epi16(low, high)));
+    }
+    #[inline(always)]
+    fn sum_ints(self, a: Self::Ints, b: Self::Ints) -> i32 {
+        let sums = halves!(_mm256_add_epi32, a, b);
+        let mut values = [0i32; 8];
+        x86!(_mm256_storeu_si256(values.as_mut_ptr().cast(), _mm256_add_epi32(sums[0], sums[1])));
+        values.iter().fold(0, |sum, value| sum.wrapping_add(*value))
     }
     #[inline(always)]
     fn load_bytes(self, values: &ByteGroups) -> Self::Bytes {

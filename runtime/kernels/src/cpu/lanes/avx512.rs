@@ -109,8 +109,16 @@ impl Lanes for Avx512Vnni {
         x86!(_mm512_cvtepi32_ps(a))
     }
     #[inline(always)]
-    fn store_ints(self, values: Self::Ints, out: &mut [i32; LANES]) {
-        x86!(_mm512_storeu_si512(out.as_mut_ptr().cast(), values));
+    fn store_quants(self, values: Self::Ints, out: &mut [i8; LANES]) {
+        x86!(_mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(values)));
+    }
+    #[inline(always)]
+    fn sum_ints(self, a: Self::Ints, b: Self::Ints) -> i32 {
+        x86!(_mm512_reduce_add_epi32(_mm512_add_epi32(a, b)))
+    }
+    #[inline(always)]
+    fn highest(self, a: Self::Floats) -> f32 {
+        x86!(_mm512_reduce_max_ps(a))
     }
     #[inline(always)]
     fn load_bytes(self, values: &ByteGroups) -> Self::Bytes {

@@ -18,7 +18,7 @@ fn dot(sum: [i32; LANES], weights: ByteGroups, activations: &[i8; 4], bias: i32)
     let (groups, _) = weights.as_chunks::<4>();
     std::array::from_fn(|lane| {
         let products = groups[lane].iter().zip(activations).map(|(w, x)| (i32::from(*w) - bias) * i32::from(*x));
-        sum[lane] + products.sum::<i32>()
+        sum[lane].wrapping_add(products.sum::<i32>())
     })
 }
 
@@ -97,8 +97,12 @@ impl Lanes for Portable {
         a.map(|value| value as f32)
     }
     #[inline(always)]
-    fn store_ints(self, values: Self::Ints, out: &mut [i32; LANES]) {
-        *out = values;
+    fn store_quants(self, values: Self::Ints, out: &mut [i8; LANES]) {
+        *out = values.map(|value| value.clamp(-128, 127) as i8);
+    }
+    #[inline(always)]
+    fn sum_ints(self, a: Self::Ints, b: Self::Ints) -> i32 {
+        a.iter().chain(&b).fold(0, |sum, value| sum.wrapping_add(*value))
     }
     #[inline(always)]
     fn load_bytes(self, values: &ByteGroups) -> Self::Bytes {

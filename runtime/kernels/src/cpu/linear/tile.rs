@@ -43,7 +43,7 @@ fn int_tile<L: Lanes, B: IntBlock, const R: usize>(
         let (scales, minima) = (block.scales(lanes), block.minima(lanes));
         for (sum, row) in sums.iter_mut().zip(&rows) {
             let activations = &row[index];
-            let mut products = lanes.splat_int(-B::offset::<L>() * activations.sum);
+            let mut products = lanes.splat_int(activations.sum.wrapping_mul(-B::offset::<L>()));
             for (group, quants) in groups.iter().zip(&activations.quants) {
                 products = B::dot(lanes, products, *group, quants);
             }
