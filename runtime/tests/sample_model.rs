@@ -1,4 +1,5 @@
 //! The sample model through the whole runtime: real weights, real tokens, and how fast they come.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! `serve` on real sockets: it answers, drains and ends, or ends with a reason.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 mod common;
 

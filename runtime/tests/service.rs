@@ -1,4 +1,5 @@
 //! The service through a real gRPC client, with a tiny model.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 mod common;
 

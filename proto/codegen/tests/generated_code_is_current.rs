@@ -1,4 +1,5 @@
 //! The committed code must be what the `.proto` files give.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use kindling_proto_codegen::{GENERATED_FILES, generate, generated_dir};
 

@@ -84,6 +84,8 @@ async fn generate(runtime: &Runtime, request: GenerateRequest) -> Result<Inbox, 
     // Before the prompt is made into tokens: who must stay out costs nothing.
     let admission = shared.admission.enter(&request.request_id, generation.num_sequences as usize);
     let admitted = admission.map_err(Refusal::from)?;
+    // Draining may have begun, and found nobody in, since the first look.
+    shared.ready_model()?;
     let max_model_len = model.max_model_len;
     let tokens = blocking(move || prompt::prompt(&model, request.input)).await??;
 

@@ -1,6 +1,8 @@
 //! Models and clients that several tests need.
 #![allow(dead_code, reason = "each test uses some of it")]
+#![allow(clippy::explicit_write, reason = "the test harness hides what eprintln writes")]
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -246,7 +248,8 @@ pub fn sample_gguf() -> Option<PathBuf> {
             let at = other.map_or_else(|| "no cache folder".to_owned(), |path| path.display().to_string());
             let reason = format!("the sample model is not there ({at}): set KINDLING_SAMPLE_GGUF or fill the cache");
             assert!(std::env::var("KINDLING_REQUIRE_MODEL").as_deref() != Ok("1"), "{reason}");
-            println!("SKIPPED: {reason}");
+            // A skip is loud.
+            writeln!(std::io::stderr(), "SKIPPED: {reason}").unwrap();
         }
     }
     None
