@@ -8,5 +8,6 @@ use crate::shell::{cargo, run};
 /// Runs `cargo xtask codegen`.
 pub fn run_codegen() -> anyhow::Result<()> {
     run(&mut cargo(&["run", "--quiet", "--package", "kindling-proto-codegen", "--example", "generate"]))?;
-    run(&mut cargo(&["run", "--quiet", "--package", "kindling-api", "--example", "write_crds"]))
+    let write_crds = ["test", "--quiet", "--package", "kindling-api", "--test", "generated_yaml"];
+    run(cargo(&write_crds).env("KINDLING_REWRITE", "1"))
 }
