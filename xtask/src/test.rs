@@ -59,7 +59,6 @@ pub fn run_test(args: Args) -> anyhow::Result<()> {
 }
 
 fn prepare_sample(report: &mut Report, system: bool) -> anyhow::Result<()> {
-    run(&mut cargo(&["build", "--package", "kindling"]))?;
     let imported = sample::import(&binary::path("debug")?, None);
     match imported {
         Err(error) if !system => {
