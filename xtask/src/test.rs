@@ -39,10 +39,12 @@ pub fn run_test(args: Args) -> anyhow::Result<()> {
     report.step("clippy", |_| {
         run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))
     });
+    // The whole workspace at once everywhere: another selection has other features and builds dependencies again.
+    report.step("build", |_| run(&mut cargo(&["test", "--workspace", "--no-run", "--quiet"])));
     report.step("sample model", |report| prepare_sample(report, system));
     report.step("tests", |report| {
-        let mut tests =
-            cargo(&["test", "--no-fail-fast", "--workspace", "--exclude", "kindling-e2e", "--", "--show-output"]);
+        let mut tests = cargo(&["test", "--no-fail-fast", "--workspace"]);
+        tests.args(["--exclude", "kindling-e2e", "--", "--show-output"]);
         if system {
             tests.env("KINDLING_REQUIRE_MODEL", "1");
         }
@@ -85,8 +87,9 @@ fn system_tests(report: &mut Report) -> anyhow::Result<()> {
 }
 
 fn e2e(kindling: &str) -> Command {
-    let mut tests =
-        cargo(&["test", "--no-fail-fast", "--package", "kindling-e2e", "--", "--show-output", "--test-threads=1"]);
+    let mut tests = cargo(&["test", "--no-fail-fast", "--workspace"]);
+    tests.args(["--test", "serve", "--test", "refusals", "--test", "recovery"]);
+    tests.args(["--", "--show-output", "--test-threads=1"]);
     tests.env("KINDLING_REQUIRE_CLUSTER", "1").env("KINDLING_BINARY", kindling);
     tests
 }
