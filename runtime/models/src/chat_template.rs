@@ -9,6 +9,7 @@
 
 mod environment;
 mod message;
+mod methods;
 mod python_json;
 mod source;
 

@@ -6,12 +6,15 @@
 
 mod document;
 mod from_gguf;
+mod post_processor;
 mod special;
 mod stream;
 mod table;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use serde_json::Value;
 use tokenizers::tokenizer::pre_tokenizer::PreTokenizedString;
 use tokenizers::tokenizer::{AddedVocabulary, Model, OffsetType, PreTokenizer};
 
@@ -19,6 +22,7 @@ pub use special::SpecialTokens;
 pub use stream::TokenStream;
 
 use crate::gguf::{GgufError, Metadata};
+use post_processor::Surroundings;
 use table::{TextStyle, TokenTable};
 
 /// Why there is no tokenizer, or a text could not be encoded.
@@ -63,6 +67,7 @@ pub struct Tokenizer {
     /// The added tokens, with those that are special left as plain text.
     plain_vocabulary: AddedVocabulary,
     table: TokenTable,
+    surroundings: Surroundings,
     special: SpecialTokens,
     end_of_generation: Vec<u32>,
 }
@@ -87,13 +92,19 @@ impl Tokenizer {
         Self::from_document(document, from_gguf::special_tokens(metadata)?)
     }
 
-    fn from_document(document: serde_json::Value, special: SpecialTokens) -> Result<Self, TokenizerError> {
+    fn from_document(document: Value, special: SpecialTokens) -> Result<Self, TokenizerError> {
         let style = document::check(&document)?;
+        let surroundings = post_processor::surroundings(document.get("post_processor").unwrap_or(&Value::Null))?;
         let inner = document::load(document)?;
         let mut plain_vocabulary = inner.get_added_vocabulary().clone();
         plain_vocabulary.set_encode_special_tokens(true);
         let table = TokenTable::new(&inner, style)?;
-        let mut tokenizer = Self { inner, plain_vocabulary, table, special, end_of_generation: Vec::new() };
+        let around = [&surroundings.before, &surroundings.after];
+        if let Some(id) = around.into_iter().flatten().find(|id| table.bytes(**id).is_none()) {
+            return Err(document::inconsistent(format!("the post-processor adds id {id}, which no token has")));
+        }
+        let end_of_generation = Vec::new();
+        let mut tokenizer = Self { inner, plain_vocabulary, table, surroundings, special, end_of_generation };
         tokenizer.find_end_of_generation(&[]);
         Ok(tokenizer)
     }
@@ -126,17 +137,26 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Encode`] if the library fails, e.g. because a regular expression gives up.
     pub fn encode(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>, TokenizerError> {
-        let failed = |error: tokenizers::Error| TokenizerError::Encode { problem: error.to_string() };
+        // The library panics on what it takes for impossible; a damaged file must cost a request, not the server.
+        let encoded = catch_unwind(AssertUnwindSafe(|| self.encode_pieces(text, parse_special)));
+        let encoded = encoded.unwrap_or_else(|_| Err("the tokenizers library panicked".into()));
+        let ids = encoded.map_err(|error| TokenizerError::Encode { problem: error.to_string() })?;
+        if !add_special {
+            return Ok(ids);
+        }
+        let Surroundings { before, after } = &self.surroundings;
+        Ok([before.as_slice(), &ids, after].concat())
+    }
+
+    fn encode_pieces(&self, text: &str, parse_special: bool) -> tokenizers::Result<Vec<u32>> {
         let vocabulary = if parse_special { self.inner.get_added_vocabulary() } else { &self.plain_vocabulary };
         let mut pieces: PreTokenizedString = vocabulary.extract_and_normalize(self.inner.get_normalizer(), text);
         if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
-            pre_tokenizer.pre_tokenize(&mut pieces).map_err(failed)?;
+            pre_tokenizer.pre_tokenize(&mut pieces)?;
         }
         let model = self.inner.get_model();
-        pieces.tokenize(|piece| model.tokenize(piece.get())).map_err(failed)?;
-        let encoding = pieces.into_encoding(None, 0, OffsetType::None).map_err(failed)?;
-        let encoding = self.inner.post_process(encoding, None, add_special).map_err(failed)?;
-        Ok(encoding.get_ids().to_vec())
+        pieces.tokenize(|piece| model.tokenize(piece.get()))?;
+        Ok(pieces.into_encoding(None, 0, OffsetType::None)?.get_ids().to_vec())
     }
 
     /// The text of `ids`; bytes that are no UTF-8 become U+FFFD, unknown ids nothing.

@@ -57,7 +57,8 @@ fn check(folder: &str, is_byte_level: bool) {
     }
     println!("{folder}: {} texts, {} sequences, {left_out} streams left out", cases.len(), sequences.len());
     assert!(cases.len() > 90 && sequences.len() > 90);
-    assert!(left_out * 2 < cases.len() + sequences.len());
+    // Two streams are checked for each.
+    assert!(left_out < cases.len() + sequences.len());
 }
 
 #[test]

@@ -7,6 +7,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
 
+use super::methods;
 use super::python_json::{JsonStyle, to_python_json};
 
 /// Instructions, and blocks of 64 bytes, that one rendering may take: about 256 MiB and well under a second.
@@ -22,11 +23,12 @@ pub(super) fn new() -> Environment<'static> {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.expect("should be valid, no delimiter is changed"));
     environment.set_auto_escape_callback(|_| AutoEscape::None);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(methods::call);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(RECURSION_LIMIT);
     environment.add_function("raise_exception", raise_exception);
     environment.add_filter("tojson", tojson);
+    environment.add_filter("wordcount", wordcount);
     environment
 }
 
@@ -58,6 +60,12 @@ pub(super) fn strftime_now(now: Timestamp) -> Value {
         let failed = |error: jiff::Error| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {error}"));
         jiff::fmt::strtime::format(format, now).map_err(failed)
     })
+}
+
+/// Runs of letters, digits and underlines; the engine lacks this filter of Jinja's.
+fn wordcount(text: &str) -> usize {
+    let is_between = |character: char| !character.is_alphanumeric() && character != '_';
+    text.split(is_between).filter(|word| !word.is_empty()).count()
 }
 
 /// `json.dumps` with the defaults that `transformers` gives it.

@@ -132,6 +132,10 @@ fn num_bytes(tensor: &SyntheticTensor) -> u64 {
         _ => return 0,
     };
     let elements = tensor.shape.iter().try_fold(1u64, |product, length| product.checked_mul(*length)).unwrap_or(0);
+    // Impossible shapes get no data.
+    if elements > 1 << 30 {
+        return 0;
+    }
     elements / dtype.block_elements() as u64 * dtype.block_bytes() as u64
 }
 

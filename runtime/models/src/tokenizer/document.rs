@@ -9,7 +9,7 @@ use super::TokenizerError;
 use super::table::TextStyle;
 
 /// Ids beyond this are refused: the table of tokens is dense.
-const MAX_ID: u64 = (1 << 22) - 1;
+pub(super) const MAX_ID: u64 = (1 << 22) - 1;
 /// Longest token in bytes; the longest known ones are runs of a few hundred spaces.
 const MAX_TOKEN_BYTES: usize = 64 * 1024;
 
@@ -19,11 +19,13 @@ pub(super) fn check(document: &Value) -> Result<TextStyle, TokenizerError> {
     let model = model.ok_or_else(|| parse("it has no object model"))?;
     check_model(model)?;
     check_added(document.get("added_tokens"))?;
+    check_normalizer(document.get("normalizer").unwrap_or(&Value::Null))?;
     text_style(document.get("decoder").unwrap_or(&Value::Null))
 }
 
-/// Hands the document to the library.
-pub(super) fn load(document: Value) -> Result<tokenizers::Tokenizer, TokenizerError> {
+/// Hands the document to the library, without the post-processor: see [`super::post_processor`].
+pub(super) fn load(mut document: Value) -> Result<tokenizers::Tokenizer, TokenizerError> {
+    document["post_processor"] = Value::Null;
     // The library has `expect`s on parts of the document that this file does not look at.
     let loaded = catch_unwind(AssertUnwindSafe(|| serde_json::from_value::<tokenizers::Tokenizer>(document)));
     let mut tokenizer = match loaded {
@@ -36,15 +38,15 @@ pub(super) fn load(document: Value) -> Result<tokenizers::Tokenizer, TokenizerEr
     Ok(tokenizer)
 }
 
-fn parse(problem: &str) -> TokenizerError {
+pub(super) fn parse(problem: &str) -> TokenizerError {
     TokenizerError::Parse { problem: problem.to_owned() }
 }
 
-fn inconsistent(problem: String) -> TokenizerError {
+pub(super) fn inconsistent(problem: String) -> TokenizerError {
     TokenizerError::Inconsistent { problem }
 }
 
-fn unsupported(part: &'static str, found: &str, supported: &'static str) -> TokenizerError {
+pub(super) fn unsupported(part: &'static str, found: &str, supported: &'static str) -> TokenizerError {
     TokenizerError::Unsupported { part, found: found.to_owned(), supported }
 }
 
@@ -126,6 +128,15 @@ fn check_added(added: Option<&Value>) -> Result<(), TokenizerError> {
         check_id(content, token.get("id").unwrap_or(&Value::Null))?;
     }
     Ok(())
+}
+
+/// Precompiled tables are used unchecked by the library; no BPE model of the supported kinds has one.
+fn check_normalizer(normalizer: &Value) -> Result<(), TokenizerError> {
+    if normalizer.get("type").is_some_and(|kind| kind == "Precompiled") {
+        return Err(unsupported("normalizer", "Precompiled", "BPE models do without"));
+    }
+    let parts = normalizer.get("normalizers").and_then(Value::as_array);
+    parts.into_iter().flatten().try_for_each(check_normalizer)
 }
 
 /// Tells from the decoder how tokens are written; decoders that change text in other ways are refused.

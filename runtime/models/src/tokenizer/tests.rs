@@ -190,7 +190,8 @@ fn wrong_tokenizer_files_are_refused_by_name() {
         (with("/decoder", json!({"type": "Sequence", "decoders": [{"type": "Fuse"}]})), "decoder sequence Fuse"),
         (with("/normalizer", json!({"type": "Nothing"})), "parse tokenizer.json"),
         (with("/pre_tokenizer", json!([1])), "parse tokenizer.json"),
-        (with("/post_processor", json!({"type": "TemplateProcessing", "single": 3})), "parse tokenizer.json"),
+        (with("/post_processor", json!({"type": "TemplateProcessing", "single": 3})), "no list single"),
+        (with("/normalizer", json!({"type": "Sequence", "normalizers": [{"type": "Precompiled"}]})), "Precompiled"),
         (with("/added_tokens", json!([{"id": 1}])), "added token 0 has no content"),
         (with("/added_tokens", json!([{"content": "x", "id": 1u64 << 40}])), "token \"x\" has the id"),
     ];
