@@ -9,6 +9,10 @@ use kindling_kernels::Limits;
 /// Tokens per KV block: small enough to waste little at the end of a sequence, large enough for short block tables.
 pub const BLOCK_SIZE: usize = 16;
 
+/// Longest context that is prepared unasked, in tokens: agents need that much, and more is rarely used but always paid
+/// for in KV cache.
+pub const DEFAULT_MAX_CONTEXT: usize = 65_536;
+
 /// What computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BackendKind {
@@ -26,7 +30,7 @@ pub struct RuntimeConfig {
     pub model_path: PathBuf,
     /// Name of the model for logs and metrics.
     pub served_name: String,
-    /// Tokens that a sequence may have; `None` takes the model's own.
+    /// Tokens that a sequence may have; `None` takes the model's own, at most [`DEFAULT_MAX_CONTEXT`].
     pub context_length: Option<usize>,
     /// Sequences computed at a time.
     pub max_concurrency: usize,
@@ -96,7 +100,7 @@ impl RuntimeConfig {
     /// # Errors
     /// [`ConfigError`] naming the figure.
     pub fn limits(&self, possible_context: usize) -> Result<Limits, ConfigError> {
-        let asked = self.context_length.unwrap_or(possible_context);
+        let asked = self.context_length.unwrap_or_else(|| possible_context.min(DEFAULT_MAX_CONTEXT));
         let kv_tokens = self.kv_tokens.unwrap_or(asked.saturating_mul(2));
         let num_threads = self.num_threads.unwrap_or_else(|| available_parallelism().map_or(1, std::num::NonZero::get));
         for (name, figure) in [
