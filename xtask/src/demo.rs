@@ -10,7 +10,7 @@ use crate::server::Server;
 use crate::shell::{cargo, run};
 use crate::{binary, sample};
 
-const QUESTION: &str = "Give me three tips for growing tomatoes.";
+const QUESTION: &str = "How do plants make food?";
 const MAX_TOKENS: u32 = 160;
 
 /// Arguments of `cargo xtask demo`.
