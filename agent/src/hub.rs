@@ -27,8 +27,8 @@ pub enum HubError {
         endpoint: String,
         /// What was asked for.
         source_name: String,
-        /// The failed request.
-        source: reqwest::Error,
+        /// The failed request. Not a `source`: its innermost words are in the text, the others repeat the address.
+        cause: reqwest::Error,
     },
     /// The hub refused.
     #[error("{source_name}: {reason} ({url} answered {status})")]
@@ -138,7 +138,7 @@ impl Hub {
         let response = request.send().await.map_err(|error| HubError::Unreachable {
             endpoint: self.endpoint.clone(),
             source_name: source.to_string(),
-            source: error,
+            cause: error,
         })?;
         let status = response.status().as_u16();
         let reason = match status {

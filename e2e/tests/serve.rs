@@ -73,7 +73,7 @@ fn pods_run_without_root_capabilities_or_a_writable_root() {
         for pod in pods {
             let name = pod["metadata"]["name"].as_str().unwrap_or_default();
             let processes = kindling_e2e::processes_of_pod(pod["metadata"]["uid"].as_str().expect("uid"));
-            for process in processes.iter().filter(|process| process.command.contains("kindling ")) {
+            for process in processes.iter().filter(|process| process.command.starts_with("/usr/bin/kindling ")) {
                 println!("{name}: {} uid {}", process.command, process.status("Uid"));
                 assert!(process.status("Uid").starts_with("65532"), "{name} runs as {}", process.status("Uid"));
                 for set in ["CapEff", "CapPrm", "CapBnd"] {

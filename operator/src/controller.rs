@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
 use k8s_openapi::jiff::Timestamp;
 use kindling_api::{LocalModel, MANAGER};
 use kube::api::Api;
@@ -114,7 +114,8 @@ pub fn controller(client: &Client, namespace: Option<&str>) -> (Controller<Local
     let ours = || watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGER}"));
     let controller = Controller::new(scoped::<LocalModel>(client, namespace), watcher::Config::default())
         .owns(scoped::<Pod>(client, namespace), ours())
-        .owns(scoped::<Service>(client, namespace), ours());
+        .owns(scoped::<Service>(client, namespace), ours())
+        .owns(scoped::<ServiceAccount>(client, namespace), ours());
     let store = controller.store();
     (controller, store)
 }

@@ -61,7 +61,10 @@ pub enum Situation {
         message: String,
     },
     /// The weights are on their way.
-    Fetching,
+    Fetching {
+        /// What the fetch container said when an earlier try ended.
+        last_failure: Option<String>,
+    },
     /// The weights could not be brought.
     FetchFailed {
         /// What the fetch container says.
@@ -162,7 +165,7 @@ fn fetch_situation(container: &ContainerStatus) -> Option<Situation> {
         return None;
     }
     if state.running.is_some() {
-        return Some(Situation::Fetching);
+        return Some(Situation::Fetching { last_failure: last_end(container) });
     }
     Some(match last_end(container) {
         Some(message) => Situation::FetchFailed { message },

@@ -45,7 +45,15 @@ fn scheduler_says_why_no_node_takes_it() {
 #[test]
 fn running_fetch_is_fetching() {
     let fetch = json!({ "state": { "running": {} } });
-    assert_eq!(fetch_and_runtime(fetch, initializing()), Situation::Fetching);
+    assert_eq!(fetch_and_runtime(fetch, initializing()), Situation::Fetching { last_failure: None });
+}
+
+#[test]
+fn fetch_that_runs_again_keeps_the_words_of_its_last_end() {
+    let ended = json!({ "terminated": { "exitCode": 1, "message": "cannot reach the hub" } });
+    let fetch = json!({ "state": { "running": {} }, "lastState": ended });
+    let last_failure = Some("cannot reach the hub".to_owned());
+    assert_eq!(fetch_and_runtime(fetch, initializing()), Situation::Fetching { last_failure });
 }
 
 #[test]

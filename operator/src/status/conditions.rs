@@ -38,10 +38,13 @@ pub fn of_observed(object: &LocalModel, observed: &Observed) -> Vec<Verdict> {
             verdicts.push(downloaded(object));
             verdicts.extend(fails(ConditionType::Loaded, Reason::CrashLoop, &message));
         }
-        Situation::Fetching => {
-            let message = "the fetch container brings the weights into the node's cache";
+        Situation::Fetching { last_failure } => {
+            let message = match last_failure {
+                Some(words) => format!("the fetch container tries again; the last try ended: {words}"),
+                None => "the fetch container brings the weights into the node's cache".to_owned(),
+            };
             verdicts.push(not_loaded_yet());
-            verdicts.extend(fails(ConditionType::Downloaded, Reason::Downloading, message));
+            verdicts.extend(fails(ConditionType::Downloaded, Reason::Downloading, &message));
         }
         Situation::FetchFailed { message } => {
             let message = format!("{message}{}", cache_hint(message));

@@ -68,7 +68,7 @@ fn every_situation_has_its_line() {
             None,
             "T:Accepted U:Waiting F:ContainerConfigInvalid F:ContainerConfigInvalid",
         ),
-        (Situation::Fetching, None, "T:Accepted F:Downloading F:Waiting F:Downloading"),
+        (Situation::Fetching { last_failure: None }, None, "T:Accepted F:Downloading F:Waiting F:Downloading"),
         (Situation::FetchFailed { message: words() }, None, "T:Accepted F:DownloadFailed F:Waiting F:DownloadFailed"),
         (Situation::Crashed { message: words(), restarts: 2 }, None, "T:Accepted T:Downloaded F:CrashLoop F:CrashLoop"),
         (started(false), None, "T:Accepted T:Downloaded F:Starting F:Starting"),
@@ -124,7 +124,7 @@ fn facts_stay_while_the_runtime_is_not_asked_and_go_with_the_spec() {
 fn time_of_transition_stays_while_the_status_stays() {
     let mut object = model();
     object.status = Some(compute(&object, &in_situation(Situation::Pending, None), at(1)));
-    let status = compute(&object, &in_situation(Situation::Fetching, None), at(2));
+    let status = compute(&object, &in_situation(Situation::Fetching { last_failure: None }, None), at(2));
     assert_eq!(status.condition(ConditionType::Ready).unwrap().last_transition_time.0, at(1));
     assert_eq!(status.condition(ConditionType::Downloaded).unwrap().last_transition_time.0, at(2));
 }
