@@ -85,7 +85,8 @@ mod tests {
                 "special_tokens": {name: {"id": name, "ids": [id], "tokens": [name]}, "end": {"ids": [8, 9]}},
             })
         };
-        let both = json!({"type": "Sequence", "processors": [{"type": "ByteLevel"}, template("a", 1), template("b", 2)]});
+        let both =
+            json!({"type": "Sequence", "processors": [{"type": "ByteLevel"}, template("a", 1), template("b", 2)]});
         let expected = Surroundings { before: vec![2, 1], after: vec![8, 9, 8, 9] };
         assert_eq!(surroundings(&both).unwrap(), expected);
         assert_eq!(surroundings(&json!(null)).unwrap(), Surroundings::default());
@@ -93,7 +94,8 @@ mod tests {
 
     #[test]
     fn wrong_ones_are_refused_by_name() {
-        let single = |pieces| json!({"type": "TemplateProcessing", "single": pieces, "special_tokens": {"x": {"ids": [-1]}}});
+        let single =
+            |pieces| json!({"type": "TemplateProcessing", "single": pieces, "special_tokens": {"x": {"ids": [-1]}}});
         let text = json!({"Sequence": {"id": "A"}});
         let cases = [
             (json!({"type": "BertProcessing"}), "post_processor BertProcessing is not supported"),
