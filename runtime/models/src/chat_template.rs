@@ -4,6 +4,10 @@
 //! `raise_exception`, `strftime_now`, `tojson` as Python writes it, the `generation` tag. A template is a program
 //! from a stranger: it gets a budget of work and memory, and no files, no clock but the date, no environment.
 //!
+//! One way past the budget is known: the engine (minijinja 3.1) joins lists lazily and, 33 joins deep, copies them
+//! without charging, so a template that doubles a list 33 times takes all memory. Only the process's own limit
+//! (its cgroup) ends that.
+//!
 //! # Source
 //! `transformers/utils/chat_template_utils.py` of <https://github.com/huggingface/transformers>.
 

@@ -1,4 +1,5 @@
 //! Chat templates against jinja2 as `transformers` sets it up; recorded by `golden/record_chat_templates.py`.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "this is test code, helpers included")]
 
 mod common;
 

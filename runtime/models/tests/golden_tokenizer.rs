@@ -1,4 +1,5 @@
 //! Tokenizers against what Hugging Face's `tokenizers` gives; recorded by `golden/record_tokenizers.py`.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "this is test code, helpers included")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The sample model, SmolLM2-135M-Instruct as Q4_1 GGUF, where it is present.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "this is test code, helpers included")]
 
 mod common;
 

@@ -89,7 +89,6 @@ fn templates_that_do_too_much_are_stopped() {
         "{% for a in range(100000) %}{% for b in range(100000) %}{{ b }}{% endfor %}{% endfor %}",
         "{{ 'x' * 1000000000000 }}",
         "{% set ns = namespace(x='x') %}{% for a in range(64) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
-        "{% set ns = namespace(x=[1]) %}{% for a in range(64) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
         "{{ range(1000000000) | list | length }}",
         "{{ 'x'.replace('', 'y' * 100000).replace('y', 'z' * 100000) }}",
         "{{ ['x' * 100000] * 100000 | join('y' * 10000) }}",

@@ -104,7 +104,7 @@ fn dtype(name: &str, number: u32) -> Result<DType, GgufError> {
 
 /// `None` if the rows are no whole number of blocks, or a product overflows.
 fn num_bytes(dtype: DType, row_elements: usize, shape: &[usize]) -> Option<usize> {
-    if row_elements % dtype.block_elements() != 0 {
+    if !row_elements.is_multiple_of(dtype.block_elements()) {
         return None;
     }
     let num_elements = shape.iter().try_fold(1usize, |product, length| product.checked_mul(*length))?;
@@ -115,7 +115,7 @@ fn num_bytes(dtype: DType, row_elements: usize, shape: &[usize]) -> Option<usize
 fn place(tensor: &mut GgufTensor, data_start: u64, alignment: u64, file_bytes: u64) -> Result<(), GgufError> {
     let name = &tensor.desc.name;
     let relative = tensor.offset;
-    if relative % alignment != 0 {
+    if !relative.is_multiple_of(alignment) {
         return Err(refused(name, format!("its offset {relative} is not a multiple of the alignment {alignment}")));
     }
     let start = data_start.checked_add(relative);

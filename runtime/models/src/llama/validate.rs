@@ -38,7 +38,7 @@ pub(super) fn dimensions(config: &Config) -> Result<Dimensions, SpecError> {
     between("max_position_embeddings", config.max_position_embeddings, MAX_CONTEXT)?;
     let num_kv_heads = config.num_key_value_heads.unwrap_or(config.num_attention_heads);
     between("num_key_value_heads", num_kv_heads, config.num_attention_heads)?;
-    if config.num_attention_heads % num_kv_heads != 0 {
+    if !config.num_attention_heads.is_multiple_of(num_kv_heads) {
         let expected = format!("not a divisor of num_attention_heads {}", config.num_attention_heads);
         return Err(out_of_range("num_key_value_heads", num_kv_heads, expected));
     }
@@ -77,14 +77,14 @@ fn head_dim(config: &Config) -> Result<usize, SpecError> {
     let (hidden_size, num_heads) = (config.hidden_size, config.num_attention_heads);
     let head_dim = match config.head_dim {
         Some(head_dim) => head_dim,
-        None if hidden_size % num_heads == 0 => hidden_size / num_heads,
+        None if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
         None => {
             let expected = format!("not a multiple of num_attention_heads {num_heads}, and head_dim is not given");
             return Err(out_of_range("hidden_size", hidden_size, expected));
         }
     };
     between("head_dim", head_dim, MAX_HEAD_DIM)?;
-    if head_dim % 2 != 0 {
+    if !head_dim.is_multiple_of(2) {
         return Err(out_of_range("head_dim", head_dim, "odd, rotary embeddings need pairs"));
     }
     Ok(head_dim)

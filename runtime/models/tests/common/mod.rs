@@ -1,5 +1,6 @@
 //! Where goldens and the sample model are.
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "this is test code, and skips are loud")]
 
 use std::path::{Path, PathBuf};
 
