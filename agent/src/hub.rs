@@ -20,7 +20,7 @@ pub enum HubError {
     /// Nothing answered.
     #[error(
         "cannot reach {endpoint}: {}; import the files by hand with `kindling cache import FILE --as {source_name}`",
-        deepest(source)
+        deepest(cause)
     )]
     Unreachable {
         /// Address of the hub.

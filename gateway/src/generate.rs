@@ -12,6 +12,7 @@ use futures::{StreamExt, TryStreamExt};
 use kindling_proto::v1::generate_response::Event as Wire;
 use kindling_proto::v1::{self, FinishReason, GenerateRequest, GenerateResponse, TokenLogprob};
 use tokio::time::Instant;
+use tonic::Streaming;
 
 use crate::backend::Backend;
 use crate::error::{ApiError, ErrorKind};
@@ -62,6 +63,10 @@ pub struct Job {
     pub deadline: Duration,
     pub record: Arc<Record>,
 }
+
+/// How long a runtime that does not listen is tried, and how often.
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+const CONNECT_PAUSE: Duration = Duration::from_millis(200);
 
 type Responses = BoxStream<'static, Result<(u32, GenerateResponse), tonic::Status>>;
 
@@ -163,9 +168,33 @@ impl Generation {
 }
 
 fn responses(backend: &Backend, prompt: u32, request: GenerateRequest) -> Responses {
-    let mut client = backend.client();
-    let call = async move { Ok::<_, tonic::Status>(client.generate(request).await?.into_inner()) };
+    let call = call(backend.clone(), request);
     stream::once(call).try_flatten().map_ok(move |response| (prompt, response)).boxed()
+}
+
+/// Sends a request, again and again while nobody listens: a runtime that has just become ready may not be routed on
+/// every node yet, and one that was killed comes back.
+async fn call(backend: Backend, request: GenerateRequest) -> Result<Streaming<GenerateResponse>, tonic::Status> {
+    let mut client = backend.client();
+    let give_up = Instant::now() + CONNECT_WITHIN;
+    loop {
+        match client.generate(request.clone()).await {
+            Err(status) if is_unsent(&status) && Instant::now() < give_up => tokio::time::sleep(CONNECT_PAUSE).await,
+            other => return other.map(tonic::Response::into_inner),
+        }
+    }
+}
+
+/// Whether no connection came about, so that the runtime cannot have seen the request.
+fn is_unsent(status: &tonic::Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn broken(what: &str) -> ApiError {
