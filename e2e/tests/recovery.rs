@@ -40,9 +40,9 @@ fn deleting_any_child_brings_it_back() {
         stage.wait_ready("smollm2");
 
         for kind in ["services", "serviceaccounts"] {
-            let children =
+            let mut children =
                 stage.list(kind).into_iter().filter(|object| object["metadata"]["ownerReferences"].is_array());
-            let child = children.last().unwrap_or_else(|| panic!("a child of kind {kind}"));
+            let child = children.next_back().unwrap_or_else(|| panic!("a child of kind {kind}"));
             stage.kubectl().read(&["delete", kind, &name(&child), "-n", &stage.namespace]);
             until(&format!("the {kind} child is back"), Patience::CONTROL_PLANE, || {
                 let again = stage.get(kind, &name(&child))?;

@@ -6,7 +6,7 @@
 //! another setting is. `exact_*`, computed without rounding, is what the reference backend is held to.
 //!
 //! Measured 2026-11-22 with AVX-512 VNNI over 1301 positions: mean difference 0.0502 (llama.cpp against itself up to
-//! 0.0534, unrounded arithmetic against llama.cpp 0.0490), top-1 96.9 %, 98.7 % without near-ties.
+//! 0.0534, unrounded arithmetic against llama.cpp 0.0490), top-1 96.9 %; without near-ties 0.0477 and 98.7 %.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 mod common;
@@ -24,6 +24,8 @@ const MAX_TOKENS: usize = 256;
 const NEAR_TIE: f64 = 0.1;
 /// Of the positions that are no near-ties.
 const MIN_TOP1_AGREEMENT: f64 = 0.97;
+/// Of the positions that are no near-ties: 0.0477 measured, and unrounded arithmetic is 0.049 away over all of them.
+const MAX_MEAN_DIFFERENCE: f64 = 0.05;
 
 struct Sequence {
     name: String,
@@ -106,6 +108,10 @@ fn argmax(values: &[f64]) -> u32 {
     (0..values.len()).rev().max_by(|a, b| values[*a].total_cmp(&values[*b])).unwrap() as u32
 }
 
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
 /// Figures of one comparison, over all positions.
 #[derive(Default)]
 struct Figures {
@@ -114,6 +120,8 @@ struct Figures {
     near_ties: usize,
     same_top1_near_ties: usize,
     differences: Vec<f64>,
+    /// Those of the differences that stand at no near-tie.
+    clear_differences: Vec<f64>,
 }
 
 impl Figures {
@@ -133,15 +141,27 @@ impl Figures {
         self.same_top1 as f64 / self.positions as f64
     }
 
+    fn difference(&mut self, difference: f64, is_near_tie: bool) {
+        self.differences.push(difference);
+        if !is_near_tie {
+            self.clear_differences.push(difference);
+        }
+    }
+
     fn mean_difference(&self) -> f64 {
-        self.differences.iter().sum::<f64>() / self.differences.len() as f64
+        mean(&self.differences)
+    }
+
+    /// Where the recorded gap is no near-tie.
+    fn clear_mean_difference(&self) -> f64 {
+        mean(&self.clear_differences)
     }
 
     fn print(&mut self, what: &str) {
         self.differences.sort_by(f64::total_cmp);
         println!(
             "{what}: {} positions, top-1 {:.2} % ({:.2} % of {} without near-ties, {} of {} near-ties), \
-             |difference of logprob| mean {:.5}, p99 {:.4}, max {:.4}",
+             |difference of logprob| mean {:.5} ({:.5} without near-ties), p99 {:.4}, max {:.4}",
             self.positions,
             100.0 * self.agreement(),
             100.0 * self.clear_agreement(),
@@ -149,6 +169,7 @@ impl Figures {
             self.same_top1_near_ties,
             self.near_ties,
             self.mean_difference(),
+            self.clear_mean_difference(),
             self.differences[self.differences.len() * 99 / 100],
             self.differences[self.differences.len() - 1],
         );
@@ -169,8 +190,8 @@ fn compare(backend: &dyn Backend, sequences: &[Sequence]) -> Option<(Figures, Fi
             exact.top1(top1 == sequence.exact_top1[position], is_near_tie);
             if let Some(next) = sequence.tokens.get(position + 1) {
                 let logprob = row[*next as usize];
-                llama_cpp.differences.push((logprob - sequence.logprob[position]).abs());
-                exact.differences.push((logprob - sequence.exact_logprob[position]).abs());
+                llama_cpp.difference((logprob - sequence.logprob[position]).abs(), is_near_tie);
+                exact.difference((logprob - sequence.exact_logprob[position]).abs(), is_near_tie);
             }
         }
     }
@@ -186,6 +207,8 @@ fn cpu_stays_within_llama_cpp() {
     let largest_noise = largest_noise(&golden);
     assert!(llama_cpp.positions >= 500);
     assert!(llama_cpp.clear_agreement() >= MIN_TOP1_AGREEMENT, "{}", llama_cpp.clear_agreement());
+    let clear_mean = llama_cpp.clear_mean_difference();
+    assert!(clear_mean < MAX_MEAN_DIFFERENCE, "{clear_mean}");
     for figures in [llama_cpp, exact] {
         assert!(figures.mean_difference() < largest_noise, "{} > {largest_noise}", figures.mean_difference());
     }
@@ -216,7 +239,7 @@ fn cpu_is_near_the_reference_on_a_short_prompt() {
     for (cpu, reference) in cpu.iter().zip(&reference) {
         figures.top1(argmax(cpu) == argmax(reference), false);
         let top = argmax(reference) as usize;
-        figures.differences.push((cpu[top] - reference[top]).abs());
+        figures.difference((cpu[top] - reference[top]).abs(), false);
     }
     figures.print("cpu against reference");
     assert!(figures.mean_difference() < 0.1, "{}", figures.mean_difference());
