@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::fake_runtime::{Step, content, finish, greet, prompt};
-use crate::harness::{Gateway, gateway, gateway_with, hello, merged};
+use crate::harness::{Gateway, gateway, gateway_with, hello, http_client, merged};
 
 const GONE: &str = r#"kindling_gateway_client_disconnects_total{model="demo/tiny",route="chat_completions"} 1"#;
 
@@ -97,7 +97,7 @@ async fn a_shutdown_waits_for_running_requests_and_takes_no_new_ones() {
     gateway.stop.send(()).unwrap();
     let text = response.text().await.unwrap();
     assert!(text.contains("two") && text.ends_with("data: [DONE]\n\n"), "{text}");
-    assert!(reqwest::Client::new().get(&gateway.url).send().await.is_err());
+    assert!(http_client().get(&gateway.url).send().await.is_err());
 }
 
 #[tokio::test]

@@ -52,7 +52,7 @@ pub async fn gateway_with(
     tokio::spawn(serve(config, listener, async move {
         stopped.await.ok();
     }));
-    Gateway { url, runtime, routes, http: reqwest::Client::new(), stop }
+    Gateway { url, runtime, routes, http: http_client(), stop }
 }
 
 /// What came back, read to its end.
@@ -127,6 +127,13 @@ impl Gateway {
             panic!("no {line} in\n{}", self.get("/metrics").await.text);
         }
     }
+}
+
+/// A client; its TLS provider must be chosen, although these tests speak plain HTTP.
+pub fn http_client() -> reqwest::Client {
+    // Fails only if another test has chosen already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
 }
 
 async fn answer(request: reqwest::RequestBuilder) -> Answer {
