@@ -37,12 +37,15 @@ pub fn run_bench(args: Args) -> anyhow::Result<()> {
     // One unmeasured run: the first touches every page of the weights.
     server.ask(QUESTION, MAX_TOKENS, &mut |_| ())?;
     let (mut decode, mut prefill, mut first) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut short_tokens, mut long_tokens) = (0, 0);
     for _ in 0..runs.max(1) {
         let answer = server.ask(QUESTION, MAX_TOKENS, &mut |_| ())?;
         decode.push(answer.tokens_per_second());
         first.push(answer.first_token.as_secs_f64() * 1e3);
+        short_tokens = answer.prompt_tokens;
         let long = server.ask(&long_prompt, 1, &mut |_| ())?;
         prefill.push(long.prompt_tokens as f64 / long.first_token.as_secs_f64());
+        long_tokens = long.prompt_tokens;
     }
     server.stop()?;
     let commit = read(&mut command("git", &["rev-parse", "--short", "HEAD"])).unwrap_or_default();
@@ -50,8 +53,8 @@ pub fn run_bench(args: Args) -> anyhow::Result<()> {
     println!("\ncommit {commit}, {runs} runs, {MAX_TOKENS} tokens each, load {}", load.trim());
     println!("start to ready   {start_seconds:.2} s");
     println!("decode           {} tok/s", spread(&mut decode));
-    println!("TTFT, short      {} ms", spread(&mut first));
-    println!("prefill          {} tok/s (prompt tokens / TTFT, long prompt)", spread(&mut prefill));
+    println!("TTFT             {} ms for {short_tokens} prompt tokens", spread(&mut first));
+    println!("prefill          {} tok/s: {long_tokens} prompt tokens / TTFT", spread(&mut prefill));
     Ok(())
 }
 

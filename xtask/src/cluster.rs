@@ -79,6 +79,11 @@ struct LoadImageArgs {
     name: String,
 }
 
+/// The helm that clusters of ours are used with, fetched if it is not in the cache.
+pub fn helm() -> anyhow::Result<PathBuf> {
+    Ok(tools::prepare(&layout::Layout::from_env()?)?.helm)
+}
+
 /// Runs `cargo xtask cluster`.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let layout = layout::Layout::from_env()?;

@@ -8,7 +8,7 @@ use anyhow::bail;
 
 use crate::server::Server;
 use crate::shell::{cargo, command, run, run_reading};
-use crate::{binary, sample};
+use crate::{binary, cluster, sample};
 
 /// What a test prints when it cannot run here.
 const SKIP_MARK: &str = "SKIPPED:";
@@ -47,6 +47,7 @@ pub fn run_test(args: Args) -> anyhow::Result<()> {
         tests.args(["--exclude", "kindling-e2e", "--", "--show-output"]);
         if system {
             tests.env("KINDLING_REQUIRE_MODEL", "1");
+            tests.env("KINDLING_REQUIRE_HELM", "1").env("KINDLING_HELM", cluster::helm()?);
         }
         report.cargo_test(&mut tests)
     });
