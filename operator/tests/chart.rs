@@ -1,6 +1,6 @@
 //! The chart as helm renders it: what each service account may do, and how pods are confined. Needs `helm` on the
 //! PATH or in `KINDLING_HELM`; says aloud when it is not there.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use std::collections::BTreeMap;
 use std::fs;
