@@ -3,7 +3,8 @@
 // The listing is this command's result, so it goes to standard output.
 #![allow(clippy::print_stdout)]
 
-use std::os::unix::fs::chown;
+use std::io;
+use std::os::unix::fs::lchown;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -33,9 +34,9 @@ pub struct Place {
     /// Folder of the cache [default: ~/.cache/kindling]
     #[arg(long, env = "KINDLING_CACHE", value_name = "FOLDER")]
     cache: Option<PathBuf>,
-    /// The node's cache (/var/lib/kindling/cache), which pods use; files are given to the pods' user.
-    #[arg(long, conflicts_with = "cache")]
-    node: bool,
+    /// The cache that pods use on this node; what is imported is given to the pods' user.
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, require_equals = true, default_missing_value = NODE_CACHE)]
+    node: Option<PathBuf>,
 }
 
 /// Arguments of `kindling cache import`.
@@ -67,10 +68,10 @@ pub fn run(command: Command) -> anyhow::Result<()> {
 
 impl Place {
     fn open(&self) -> anyhow::Result<Cache> {
-        match (&self.cache, self.node) {
-            (_, true) => Ok(Cache::at(NODE_CACHE)),
-            (Some(folder), _) => Ok(Cache::at(folder)),
-            _ => Ok(Cache::of_user()?),
+        // The flag goes before the environment, which may name a cache for other commands.
+        match self.node.as_ref().or(self.cache.as_ref()) {
+            Some(folder) => Ok(Cache::at(folder)),
+            None => Ok(Cache::of_user()?),
         }
     }
 }
@@ -83,8 +84,9 @@ fn import(args: ImportArgs) -> anyhow::Result<()> {
     let imported = cache.import(&file, &name, &mut |bytes| bar.set(bytes, total));
     bar.finish();
     let imported = imported?;
-    if place.node {
-        give_to_pods(cache.root()).with_context(|| format!("give {} to the pods' user", cache.root().display()))?;
+    if place.node.is_some() {
+        give_to_pods(cache.root(), &imported.path)
+            .with_context(|| format!("give {} to the pods' user; this needs root", imported.path.display()))?;
     }
     let did = if imported.already_there { "already in the cache" } else { "imported" };
     println!("{did}: {name}, {} ({})", imported.path.display(), mebibytes(imported.record.bytes));
@@ -92,13 +94,18 @@ fn import(args: ImportArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Pods run without root and must be able to add to the node's cache.
-fn give_to_pods(path: &Path) -> std::io::Result<()> {
-    chown(path, Some(POD_USER), Some(POD_USER))?;
-    if path.is_dir() {
-        for entry in std::fs::read_dir(path)? {
-            give_to_pods(&entry?.path())?;
+/// Pods run without root and must be able to add to the node's cache. Only what the import touched changes hands, and
+/// no link is followed: the pods' user can write here, root must not be led elsewhere.
+fn give_to_pods(root: &Path, imported: &Path) -> io::Result<()> {
+    let folder = imported.parent().unwrap_or(root);
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            lchown(entry.path(), Some(POD_USER), Some(POD_USER))?;
         }
+    }
+    for path in folder.ancestors().take_while(|path| path.starts_with(root)) {
+        lchown(path, Some(POD_USER), Some(POD_USER))?;
     }
     Ok(())
 }

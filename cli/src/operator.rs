@@ -38,9 +38,9 @@ pub struct Args {
     /// Namespace of that Lease.
     #[arg(long, default_value = "default")]
     lease_namespace: String,
-    /// What this operator is called in the Lease.
-    #[arg(long, env = "KINDLING_IDENTITY", default_value = "kindling-operator")]
-    identity: String,
+    /// What this operator is called in the Lease; no two may be called alike [default: host name and process id]
+    #[arg(long, env = "KINDLING_IDENTITY")]
+    identity: Option<String>,
     /// Where /healthz, /readyz and /metrics are served.
     #[arg(long, default_value = "0.0.0.0:8081", env = "KINDLING_METRICS_LISTEN")]
     metrics_listen: SocketAddr,
@@ -76,8 +76,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         allowed_host_path_prefixes,
         lease_name,
         lease_namespace,
-        identity,
+        identity: identity.unwrap_or_else(own_identity),
         metrics_listen,
     };
     Ok(kindling_operator::run(config, interrupt::token()?).await?)
+}
+
+fn own_identity() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}-{}", host.trim(), std::process::id())
 }

