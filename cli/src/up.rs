@@ -62,18 +62,24 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         started = start_all(&models, &cache, &machine, &routes) => Some(started?),
         () = shutdown.cancelled() => None,
     };
+    let mut gateway_ended = None;
     if let Some(runtimes) = &runtimes {
         print_ready(&models, address);
         tokio::select! {
             ended = wait(runtimes, &shutdown) => ended?,
-            ended = &mut gateway => {
-                ended.context("run the gateway")??;
-                bail!("the gateway ended by itself");
-            }
+            ended = &mut gateway => gateway_ended = Some(ended),
         }
     }
+    let is_asked_to_stop = shutdown.is_cancelled();
     eprintln!("stopping");
-    gateway.await.context("end the gateway")??;
+    let ended = match gateway_ended {
+        Some(ended) => ended,
+        None => gateway.await,
+    };
+    ended.context("run the gateway")??;
+    if !is_asked_to_stop {
+        bail!("the gateway ended by itself");
+    }
     for runtime in runtimes.iter().flatten() {
         runtime.drain(Duration::from_secs(1)).await;
     }
