@@ -79,8 +79,9 @@ struct LoadImageArgs {
     name: String,
 }
 
-/// The helm that clusters of ours are used with, fetched if it is not in the cache.
+/// The helm that clusters of ours are used with, fetched if it is not in the cache. Installs packages that are missing.
 pub fn helm() -> anyhow::Result<PathBuf> {
+    host::install_packages()?;
     Ok(tools::prepare(&layout::Layout::from_env()?)?.helm)
 }
 

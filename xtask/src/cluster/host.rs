@@ -93,7 +93,8 @@ fn is_of_cluster(address: &str) -> bool {
     ["10.89.0.", "10.96.", "10.244."].iter().any(|start| address.starts_with(start))
 }
 
-fn install_packages() -> anyhow::Result<()> {
+/// Installs the programs that a node needs and that are missing, and says which.
+pub fn install_packages() -> anyhow::Result<()> {
     let is_missing = |needed: &str| {
         if needed.contains('/') { !Path::new(needed).exists() } else { !command::is_installed(needed) }
     };
