@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::lock::FolderLock;
 use crate::manifest::{FileRecord, Manifest};
 use crate::source::HubSource;
 
@@ -117,6 +118,7 @@ impl Cache {
         let folder = self.folder(source);
         fs::create_dir_all(&folder).map_err(at("make folder", &folder))?;
         let target = folder.join(name);
+        let _lock = FolderLock::take(&folder)?;
         let mut manifest = Manifest::read(&folder).map_err(at("read the manifest in", &folder))?;
 
         if manifest.holds(&folder, name) {
@@ -173,7 +175,10 @@ fn copy_whole(file: &Path, target: &Path, progress: &mut dyn FnMut(u64)) -> Resu
 
 fn copy_hashing(file: &Path, temporary: &Path, progress: &mut dyn FnMut(u64)) -> io::Result<FileRecord> {
     let mut reader = File::open(file)?;
-    let mut writer = File::create(temporary)?;
+    // Under the folder's lock, so what lies there is left over from a process of the same number. `create_new` follows
+    // no link that somebody put there.
+    remove_if_there(temporary)?;
+    let mut writer = File::create_new(temporary)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; COPY_CHUNK_BYTES];
     let mut bytes = 0;
@@ -189,6 +194,13 @@ fn copy_hashing(file: &Path, temporary: &Path, progress: &mut dyn FnMut(u64)) ->
     }
     writer.sync_all()?;
     Ok(FileRecord { bytes, sha256: hex(&hasher.finalize()) })
+}
+
+pub(crate) fn remove_if_there(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// SHA-256 of a file, as lower-case hex.

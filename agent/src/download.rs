@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use futures::StreamExt;
+use reqwest::StatusCode;
 
-use crate::cache::{Cache, CacheError, at, digest};
-use crate::hub::{Hub, HubError};
+use crate::cache::{Cache, CacheError, at, digest, remove_if_there};
+use crate::hub::{Hub, HubError, Opened};
+use crate::lock::FolderLock;
 use crate::manifest::{FileRecord, Manifest};
 use crate::source::{HubSource, SourceError, check_file_name};
 
@@ -80,12 +82,17 @@ pub async fn pull(
     asked.iter().try_for_each(|file| check_file_name(file))?;
     let folder = cache.folder(source);
     let read = |folder: &Path| Manifest::read(folder).map_err(at("read the manifest in", folder));
-    let mut manifest = read(&folder)?;
-    if is_satisfied(&manifest, &folder, asked) {
+    // Without the lock: a cache that may only be read is good enough where nothing is to be done.
+    if is_satisfied(&read(&folder)?, &folder, asked) {
         return Ok(());
     }
-    let files = hub.files(source, asked).await?;
     fs::create_dir_all(&folder).map_err(at("make folder", &folder))?;
+    let _lock = FolderLock::wait(&folder).await?;
+    let mut manifest = read(&folder)?;
+    if is_satisfied(&manifest, &folder, asked) {
+        return Ok(()); // another process brought it meanwhile
+    }
+    let files = hub.files(source, asked).await?;
     for file in &files {
         if !manifest.holds(&folder, file) {
             let record = fetch(hub, source, &folder, file, progress).await?;
@@ -119,51 +126,93 @@ async fn fetch(
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<FileRecord, DownloadError> {
     let target = folder.join(file);
-    let partial = folder.join(format!("{file}.partial"));
+    let partial = Partial::of(folder, file);
     if let Some(parent) = target.parent() {
         fs::create_dir_all(parent).map_err(at("make folder", parent))?;
     }
-    let offset = fs::metadata(&partial).map_or(0, |data| data.len());
-    let response = match hub.open(source, file, offset).await {
-        // The server has nothing past the offset: the rest came before the cut, or the file changed. Start over.
-        Err(HubError::Refused { status: 416, .. }) => hub.open(source, file, 0).await?,
-        other => other?,
-    };
-    let resumed = response.status().as_u16() == 206;
-    let expected_sha256 = linked_sha256(&response);
-    let start = if resumed { offset } else { 0 };
-    let total_bytes = response.content_length().map(|rest| start + rest);
+    let (opened, start) = open(hub, source, file, &partial).await?;
+    let total_bytes = opened.total_bytes.or_else(|| opened.response.content_length().map(|rest| start + rest));
 
     let mut bytes = start;
-    let mut writer = open_partial(&partial, resumed).map_err(at("write", &partial))?;
-    let mut body = response.bytes_stream();
+    let mut writer = partial.writer(start > 0, opened.version.as_deref()).map_err(at("write", &partial.path))?;
+    let mut body = opened.response.bytes_stream();
     while let Some(chunk) = body.next().await {
         let chunk =
             chunk.map_err(|error| DownloadError::Interrupted { file: file.to_owned(), bytes, source: error })?;
-        writer.write_all(&chunk).map_err(at("write", &partial))?;
+        writer.write_all(&chunk).map_err(at("write", &partial.path))?;
         bytes += chunk.len() as u64;
         progress(Progress { file: file.to_owned(), bytes, total_bytes });
     }
-    writer.sync_all().map_err(at("write", &partial))?;
+    writer.sync_all().map_err(at("write", &partial.path))?;
     if let Some(total_bytes) = total_bytes.filter(|total| *total != bytes) {
         return Err(DownloadError::Short { file: file.to_owned(), bytes, total_bytes });
     }
-    let found = digest(&partial, &mut |_| ()).map_err(at("read", &partial))?;
-    if let Some(expected) = expected_sha256.filter(|expected| *expected != found) {
-        fs::remove_file(&partial).map_err(at("remove", &partial))?;
+    let found = digest(&partial.path, &mut |_| ()).map_err(at("read", &partial.path))?;
+    if let Some(expected) = opened.sha256.filter(|expected| *expected != found) {
+        partial.remove()?;
         return Err(DownloadError::Digest { file: file.to_owned(), found, expected });
     }
-    fs::rename(&partial, &target).map_err(at("rename into place", &target))?;
+    partial.finish(&target)?;
     Ok(FileRecord { bytes, sha256: found })
 }
 
-fn open_partial(partial: &Path, resumed: bool) -> io::Result<fs::File> {
-    fs::OpenOptions::new().create(true).write(true).append(resumed).truncate(!resumed).open(partial)
+/// Opens the file where an earlier download stopped if it is still the same version, else at its start. Returns the
+/// offset beside it.
+async fn open(hub: &Hub, source: &HubSource, file: &str, partial: &Partial) -> Result<(Opened, u64), DownloadError> {
+    if let Some((offset, version)) = partial.kept() {
+        match hub.open(source, file, offset).await {
+            Ok(opened) if opened.response.status() == StatusCode::OK => return Ok((opened, 0)),
+            Ok(opened) if opened.version.as_ref() == Some(&version) => return Ok((opened, offset)),
+            // Another version by now: its rest must not be put behind the beginning of the old one. Or the server
+            // has nothing past the offset: the rest came before the cut, or the file changed.
+            Ok(_) | Err(HubError::Refused { status: 416, .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok((hub.open(source, file, 0).await?, 0))
 }
 
-/// The digest that the hub states for files in large-file storage: an etag of 64 hex digits.
-fn linked_sha256(response: &reqwest::Response) -> Option<String> {
-    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
-    let etag = header("x-linked-etag").or_else(|| header("etag"))?.trim_matches('"').to_ascii_lowercase();
-    (etag.len() == 64 && etag.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(etag)
+/// The beginning of a file, and beside it which version of the file it is of.
+struct Partial {
+    path: PathBuf,
+    version_path: PathBuf,
+}
+
+impl Partial {
+    fn of(folder: &Path, file: &str) -> Self {
+        let beside = |ending: &str| folder.join(format!("{file}.{ending}"));
+        Self { path: beside("partial"), version_path: beside("partial.version") }
+    }
+
+    /// How many bytes are here, and of which version; nothing if either is unknown.
+    fn kept(&self) -> Option<(u64, String)> {
+        let bytes = fs::metadata(&self.path).ok()?.len();
+        let version = fs::read_to_string(&self.version_path).ok()?;
+        (bytes > 0).then_some((bytes, version))
+    }
+
+    /// Where the bytes go. A start from nothing empties the file before it notes the version, so that a crash between
+    /// the two leaves nothing under a wrong name.
+    fn writer(&self, is_resumed: bool, version: Option<&str>) -> io::Result<fs::File> {
+        let mut options = fs::OpenOptions::new();
+        let writer = options.create(true).write(true).append(is_resumed).truncate(!is_resumed).open(&self.path)?;
+        if !is_resumed {
+            match version {
+                Some(version) => fs::write(&self.version_path, version)?,
+                None => remove_if_there(&self.version_path)?,
+            }
+        }
+        Ok(writer)
+    }
+
+    fn remove(&self) -> Result<(), CacheError> {
+        [&self.version_path, &self.path]
+            .into_iter()
+            .try_for_each(|path| remove_if_there(path).map_err(at("remove", path)))
+    }
+
+    fn finish(&self, target: &Path) -> Result<(), CacheError> {
+        fs::rename(&self.path, target).map_err(at("rename into place", target))?;
+        remove_if_there(&self.version_path).map_err(at("remove", &self.version_path))
+    }
 }

@@ -2,9 +2,15 @@
 //!
 //! Own code rather than `hf-hub`: the cache's layout, progress and resuming are ours, and the two calls are small.
 
+use reqwest::header::{HeaderMap, LOCATION};
+use reqwest::redirect::Policy;
+use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 
 use crate::source::{HubSource, check_file_name};
+
+/// How often a file may be redirected: the hub sends to its storage at once, a renamed repository once more.
+const MAX_HOPS: usize = 8;
 
 /// A hub and the token for it.
 #[derive(Debug, Clone)]
@@ -12,6 +18,28 @@ pub struct Hub {
     endpoint: String,
     token: Option<String>,
     client: reqwest::Client,
+    /// Follows no redirects: what the hub says about a file is on the redirect itself.
+    file_client: reqwest::Client,
+}
+
+/// A file that begins to arrive, and what the hub itself (not its storage) said about it.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// Status 200 or 206; its body is the file.
+    pub(crate) response: reqwest::Response,
+    /// The digest of a file in large-file storage.
+    pub(crate) sha256: Option<String>,
+    /// The size of a file in large-file storage.
+    pub(crate) total_bytes: Option<u64>,
+    /// Which version of the file this is: its digest, else the commit.
+    pub(crate) version: Option<String>,
+}
+
+#[derive(Default)]
+struct Stated {
+    linked_etag: Option<String>,
+    linked_bytes: Option<u64>,
+    commit: Option<String>,
 }
 
 /// Why the hub did not give what was asked.
@@ -94,13 +122,17 @@ impl Hub {
     pub fn new(endpoint: &str, token: Option<String>) -> Self {
         // Fails only if a provider is installed already, which is just as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder()
-            .user_agent(concat!("kindling/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(std::time::Duration::from_secs(15))
-            .read_timeout(std::time::Duration::from_secs(60))
-            .build()
-            .expect("a client of constant settings should build");
-        Self { endpoint: endpoint.trim_end_matches('/').to_owned(), token, client }
+        let client = |redirects| {
+            reqwest::Client::builder()
+                .user_agent(concat!("kindling/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(std::time::Duration::from_secs(15))
+                .read_timeout(std::time::Duration::from_secs(60))
+                .redirect(redirects)
+                .build()
+                .expect("a client of constant settings should build")
+        };
+        let endpoint = endpoint.trim_end_matches('/').to_owned();
+        Self { endpoint, token, client: client(Policy::default()), file_client: client(Policy::none()) }
     }
 
     /// The files that make the model: those asked for, else what the repository's kind implies.
@@ -109,7 +141,14 @@ impl Hub {
     /// [`HubError`] if the hub cannot be reached, refuses, or leaves a choice to the user.
     pub async fn files(&self, source: &HubSource, asked: &[String]) -> Result<Vec<String>, HubError> {
         let url = format!("{}/api/models/{}/revision/{}", self.endpoint, source.repo(), source.revision());
-        let response = self.get(&url, source, 0).await?;
+        let mut request = self.client.get(&url);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await.map_err(|cause| self.unreachable(source, &url, cause))?;
+        if !response.status().is_success() {
+            return Err(refused(source, &url, response.status()));
+        }
         let listing: Listing =
             response.json().await.map_err(|error| HubError::Listing { url: url.clone(), source: error })?;
         let names: Vec<String> = listing.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
@@ -117,41 +156,84 @@ impl Hub {
     }
 
     /// Starts reading a file from an offset.
-    pub(crate) async fn open(
-        &self,
-        source: &HubSource,
-        file: &str,
-        offset: u64,
-    ) -> Result<reqwest::Response, HubError> {
-        let url = format!("{}/{}/resolve/{}/{file}", self.endpoint, source.repo(), source.revision());
-        self.get(&url, source, offset).await
+    ///
+    /// Redirects are followed by hand: the digest and the commit are on the hub's own answers, and the storage behind
+    /// them has etags of its own that look like digests. The token stays with the hub.
+    pub(crate) async fn open(&self, source: &HubSource, file: &str, offset: u64) -> Result<Opened, HubError> {
+        let mut url = format!("{}/{}/resolve/{}/{file}", self.endpoint, source.repo(), source.revision());
+        let home = Url::parse(&url).ok().map(|url| url.origin());
+        let mut stated = Stated::default();
+        for _ in 0..MAX_HOPS {
+            let is_home = Url::parse(&url).ok().map(|url| url.origin()) == home;
+            let mut request = self.file_client.get(&url);
+            if let Some(token) = self.token.as_ref().filter(|_| is_home) {
+                request = request.bearer_auth(token);
+            }
+            if offset > 0 {
+                request = request.header("range", format!("bytes={offset}-"));
+            }
+            let response = request.send().await.map_err(|cause| self.unreachable(source, &url, cause))?;
+            if is_home {
+                stated.read(response.headers());
+            }
+            if !response.status().is_redirection() {
+                return match response.status() {
+                    StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(stated.opened(response)),
+                    status => Err(refused(source, &url, status)),
+                };
+            }
+            let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            match location.and_then(|location| response.url().join(location).ok()) {
+                Some(next) => url = next.into(),
+                None => return Err(refused(source, &url, response.status())),
+            }
+        }
+        Err(refused(source, &url, StatusCode::LOOP_DETECTED))
     }
 
-    async fn get(&self, url: &str, source: &HubSource, offset: u64) -> Result<reqwest::Response, HubError> {
-        let mut request = self.client.get(url);
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token);
-        }
-        if offset > 0 {
-            request = request.header("range", format!("bytes={offset}-"));
-        }
-        let response = request.send().await.map_err(|error| HubError::Unreachable {
-            endpoint: self.endpoint.clone(),
-            source_name: source.to_string(),
-            cause: error,
-        })?;
-        let status = response.status().as_u16();
-        let reason = match status {
-            200 | 206 => return Ok(response),
-            401 | 403 => {
-                "no access: the repository is private, gated or misspelt; set HF_TOKEN to a token that may read it"
-            }
-            404 => "no such repository, revision or file",
-            429 => "the hub asks for fewer requests; try again later",
-            _ => "the hub failed",
-        };
-        Err(HubError::Refused { source_name: source.to_string(), reason, url: url.to_owned(), status })
+    fn unreachable(&self, source: &HubSource, url: &str, cause: reqwest::Error) -> HubError {
+        let host = Url::parse(url).map(|url| url.origin().ascii_serialization());
+        let endpoint = host.unwrap_or_else(|_| self.endpoint.clone());
+        HubError::Unreachable { endpoint, source_name: source.to_string(), cause }
     }
+}
+
+impl Stated {
+    /// The first word on each counts: a renamed repository is redirected within the hub first.
+    fn read(&mut self, headers: &HeaderMap) {
+        let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        self.linked_etag = self.linked_etag.take().or_else(|| header("x-linked-etag"));
+        self.linked_bytes = self.linked_bytes.or_else(|| header("x-linked-size")?.parse().ok());
+        self.commit = self.commit.take().or_else(|| header("x-repo-commit"));
+    }
+
+    fn opened(self, response: reqwest::Response) -> Opened {
+        let sha256 = self.linked_etag.as_deref().and_then(sha256_of);
+        let version = self.linked_etag.or(self.commit);
+        Opened { response, sha256, total_bytes: self.linked_bytes, version }
+    }
+}
+
+/// The digest of a file in large-file storage: a linked etag of 64 hex digits.
+fn sha256_of(linked_etag: &str) -> Option<String> {
+    let etag = linked_etag.trim_start_matches("W/").trim_matches('"').to_ascii_lowercase();
+    (etag.len() == 64 && etag.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(etag)
+}
+
+fn refused(source: &HubSource, url: &str, status: StatusCode) -> HubError {
+    let reason = match status.as_u16() {
+        401 | 403 => {
+            "no access: the repository is private, gated or misspelt; a token that may read it goes into HF_TOKEN, \
+             in the environment of the process that downloads"
+        }
+        404 => "no such repository, revision or file",
+        429 => "the hub asks for fewer requests; try again later",
+        300..=399 | 508 => "the hub redirects to nowhere",
+        _ => "the hub failed",
+    };
+    // Addresses of the storage carry a signature in their query, which is nobody's business.
+    let url = url.split('?').next().unwrap_or(url).to_owned();
+    HubError::Refused { source_name: source.to_string(), reason, url, status: status.as_u16() }
 }
 
 /// Chooses files: what was asked for; else safetensors with their companions; else the only GGUF.

@@ -7,5 +7,6 @@
 pub mod cache;
 pub mod download;
 pub mod hub;
+mod lock;
 pub mod manifest;
 pub mod source;

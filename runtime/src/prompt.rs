@@ -1,6 +1,10 @@
 //! From messages or text to token ids.
 
-use kindling_models::{Message, RenderInput};
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::ops::RangeInclusive;
+
+use kindling_models::{Message, RenderInput, map_texts};
 use kindling_proto::v1::generate_request::Input;
 use kindling_proto::v1::{ChatInput, ChatMessage};
 use serde_json::Value as Json;
@@ -8,6 +12,9 @@ use serde_json::Value as Json;
 use crate::loaded_model::LoadedModel;
 use crate::refusal::Refusal;
 use crate::validate::check_token;
+
+/// Unicode's private characters: no text needs them all.
+const GUARDS: RangeInclusive<char> = '\u{e000}'..='\u{f8ff}';
 
 /// Token ids of a request's input; at least one, and room for one more in the context.
 ///
@@ -38,7 +45,7 @@ pub fn prompt(model: &LoadedModel, input: Option<Input>) -> Result<Vec<u32>, Ref
 /// # Errors
 /// [`Refusal::Tokenizer`] if the tokenizer fails.
 pub fn text_tokens(model: &LoadedModel, text: &str, add_special: bool) -> Result<Vec<u32>, Refusal> {
-    encode(model, text, add_special)
+    model.tokenizer.encode(text, add_special, true).map_err(|error| Refusal::Tokenizer(error.to_string()))
 }
 
 /// Token ids of a rendered conversation; the template has put in what the tokenizer would add.
@@ -50,21 +57,46 @@ pub fn chat_tokens(model: &LoadedModel, chat: &ChatInput) -> Result<Vec<u32>, Re
     if chat.messages.is_empty() {
         return Err(Refusal::EmptyPrompt);
     }
-    let messages = chat.messages.iter().map(message).collect::<Result<Vec<_>, _>>()?;
-    let tools_json = json("tools_json", &chat.tools_json, "it must be a JSON array", Json::is_array)?;
-    let kwargs = json("template_kwargs_json", &chat.template_kwargs_json, "it must be a JSON object", Json::is_object)?;
+    let mut messages = chat.messages.iter().map(message).collect::<Result<Vec<_>, _>>()?;
+    let mut tools_json = json("tools_json", &chat.tools_json, "it must be a JSON array", Json::is_array)?;
+    let mut kwargs =
+        json("template_kwargs_json", &chat.template_kwargs_json, "it must be a JSON object", Json::is_object)?;
+    let guard = guard_texts(model, template.source(), &mut messages, [&mut tools_json, &mut kwargs])?;
     let input = RenderInput {
         messages: &messages,
         tools_json,
         kwargs: kwargs.and_then(|kwargs| kwargs.as_object().cloned()).unwrap_or_default(),
         add_generation_prompt: chat.add_generation_prompt.unwrap_or(true),
     };
-    let text = template.render(&input).map_err(|error| Refusal::Template(error.to_string()))?;
-    encode(model, &text, false)
+    let text = template.render(&input).map_err(|error| Refusal::Template(error.to_string().replace(guard, "")))?;
+    model.tokenizer.encode_guarded(&text, guard).map_err(|error| Refusal::Tokenizer(error.to_string()))
 }
 
-fn encode(model: &LoadedModel, text: &str, add_special: bool) -> Result<Vec<u32>, Refusal> {
-    model.tokenizer.encode(text, add_special, true).map_err(|error| Refusal::Tokenizer(error.to_string()))
+/// Only the template may steer: names of special tokens in what a client sent get a guard inside, which the tokenizer
+/// takes out again once it has found the special tokens. Returns the guard.
+fn guard_texts(
+    model: &LoadedModel,
+    source: &str,
+    messages: &mut [Message],
+    others: [&mut Option<Json>; 2],
+) -> Result<char, Refusal> {
+    let mut others = others.map(|value| value.as_mut());
+    let mut map_all = |change: &dyn Fn(&str) -> String| {
+        messages.iter_mut().for_each(|message| message.map_texts(change));
+        others.iter_mut().flatten().for_each(|value| map_texts(value, change));
+    };
+    let used = RefCell::new(HashSet::new());
+    let note = |text: &str| {
+        used.borrow_mut().extend(text.chars().filter(|character| GUARDS.contains(character)));
+        text.to_owned()
+    };
+    note(source);
+    map_all(&note);
+    let used = used.into_inner();
+    let guard = GUARDS.clone().find(|guard| !used.contains(guard) && model.tokenizer.can_guard(*guard));
+    let guard = guard.ok_or_else(|| Refusal::Template("the messages use all private characters".to_owned()))?;
+    map_all(&|text| model.tokenizer.guard(text, guard));
+    Ok(guard)
 }
 
 fn message(message: &ChatMessage) -> Result<Message, Refusal> {
@@ -93,3 +125,6 @@ fn json(field: &'static str, text: &str, expected: &str, is_right: fn(&Json) -> 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

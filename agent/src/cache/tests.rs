@@ -49,3 +49,26 @@ fn folders_and_missing_files_are_refused_by_name() {
     let missing = cache.import(&scratch.join("none.gguf"), &source(), &mut |_| ()).expect_err("a missing file");
     assert!(missing.to_string().contains("none.gguf"), "{missing}");
 }
+
+#[test]
+fn an_import_waits_for_its_turn_and_survives_what_a_killed_one_left() {
+    let scratch = scratch("turn");
+    let file = scratch.join("model.gguf");
+    fs::write(&file, b"abc").expect("write");
+    let cache = Cache::at(scratch.join("cache"));
+    let folder = cache.folder(&source());
+    fs::create_dir_all(&folder).expect("folder");
+    let outside = scratch.join("outside");
+    fs::write(&outside, b"untouched").expect("write");
+    let left = folder.join(format!("model.{}.partial", std::process::id()));
+    std::os::unix::fs::symlink(&outside, &left).expect("link");
+
+    let lock = crate::lock::FolderLock::take(&folder).expect("lock");
+    let import = std::thread::spawn(move || cache.import(&file, &source(), &mut |_| ()).map(|done| done.path));
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert!(!import.is_finished(), "somebody else writes in the folder");
+    drop(lock);
+    let path = import.join().expect("thread").expect("import");
+    assert_eq!(fs::read(path).expect("read"), b"abc");
+    assert_eq!(fs::read(outside).expect("read"), b"untouched");
+}

@@ -22,7 +22,7 @@ use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value};
 use serde_json::{Map, Value as Json};
 
-pub use message::Message;
+pub use message::{Message, map_texts};
 
 use crate::tokenizer::SpecialTokens;
 

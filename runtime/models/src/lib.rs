@@ -23,7 +23,7 @@ pub mod tokenizer;
 
 mod open;
 
-pub use chat_template::{ChatTemplate, Message, RenderInput, TemplateError};
+pub use chat_template::{ChatTemplate, Message, RenderInput, TemplateError, map_texts};
 pub use open::{ModelFacts, OpenError, OpenModel, OpenWeights, open, open_weights};
 pub use spec::ModelSpec;
 pub use tokenizer::{SpecialTokens, TokenStream, Tokenizer, TokenizerError};

@@ -6,6 +6,7 @@
 
 mod document;
 mod from_gguf;
+mod guard;
 mod post_processor;
 mod special;
 mod stream;
@@ -22,6 +23,7 @@ pub use special::SpecialTokens;
 pub use stream::TokenStream;
 
 use crate::gguf::{GgufError, Metadata};
+use guard::SpecialNames;
 use post_processor::Surroundings;
 use table::{TextStyle, TokenTable};
 
@@ -69,6 +71,7 @@ pub struct Tokenizer {
     table: TokenTable,
     surroundings: Surroundings,
     special: SpecialTokens,
+    special_names: SpecialNames,
     end_of_generation: Vec<u32>,
 }
 
@@ -103,8 +106,10 @@ impl Tokenizer {
         if let Some(id) = around.into_iter().flatten().find(|id| table.bytes(**id).is_none()) {
             return Err(document::inconsistent(format!("the post-processor adds id {id}, which no token has")));
         }
+        let special_names = SpecialNames::new(inner.get_added_vocabulary());
         let end_of_generation = Vec::new();
-        let mut tokenizer = Self { inner, plain_vocabulary, table, surroundings, special, end_of_generation };
+        let mut tokenizer =
+            Self { inner, plain_vocabulary, table, surroundings, special, special_names, end_of_generation };
         tokenizer.find_end_of_generation(&[]);
         Ok(tokenizer)
     }
@@ -137,10 +142,8 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Encode`] if the library fails, e.g. because a regular expression gives up.
     pub fn encode(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>, TokenizerError> {
-        // The library panics on what it takes for impossible; a damaged file must cost a request, not the server.
-        let encoded = catch_unwind(AssertUnwindSafe(|| self.encode_pieces(text, parse_special)));
-        let encoded = encoded.unwrap_or_else(|_| Err("the tokenizers library panicked".into()));
-        let ids = encoded.map_err(|error| TokenizerError::Encode { problem: error.to_string() })?;
+        let vocabulary = if parse_special { self.inner.get_added_vocabulary() } else { &self.plain_vocabulary };
+        let ids = self.encode_with(vocabulary, text, None)?;
         if !add_special {
             return Ok(ids);
         }
@@ -148,9 +151,49 @@ impl Tokenizer {
         Ok([before.as_slice(), &ids, after].concat())
     }
 
-    fn encode_pieces(&self, text: &str, parse_special: bool) -> tokenizers::Result<Vec<u32>> {
-        let vocabulary = if parse_special { self.inner.get_added_vocabulary() } else { &self.plain_vocabulary };
+    /// Token ids of `text`, which has parts that went through [`Self::guard`]: names of special tokens in these are
+    /// plain text, elsewhere they are special tokens. Adds nothing around the text.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_guarded(&self, text: &str, guard: char) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_with(self.inner.get_added_vocabulary(), text, Some(guard))
+    }
+
+    /// `text` with `guard` within each name of a special token, for [`Self::encode_guarded`]. The guard must be
+    /// possible, see [`Self::can_guard`], and occur nowhere in the text.
+    pub fn guard(&self, text: &str, guard: char) -> String {
+        self.special_names.guard(text, guard)
+    }
+
+    /// Whether no added token has this character in its name.
+    pub fn can_guard(&self, guard: char) -> bool {
+        self.inner.get_added_tokens_decoder().values().all(|token| !token.content.contains(guard))
+    }
+
+    fn encode_with(
+        &self,
+        vocabulary: &AddedVocabulary,
+        text: &str,
+        guard: Option<char>,
+    ) -> Result<Vec<u32>, TokenizerError> {
+        // The library panics on what it takes for impossible; a damaged file must cost a request, not the server.
+        let encoded = catch_unwind(AssertUnwindSafe(|| self.encode_pieces(vocabulary, text, guard)));
+        let encoded = encoded.unwrap_or_else(|_| Err("the tokenizers library panicked".into()));
+        encoded.map_err(|error| TokenizerError::Encode { problem: error.to_string() })
+    }
+
+    fn encode_pieces(
+        &self,
+        vocabulary: &AddedVocabulary,
+        text: &str,
+        guard: Option<char>,
+    ) -> tokenizers::Result<Vec<u32>> {
         let mut pieces: PreTokenizedString = vocabulary.extract_and_normalize(self.inner.get_normalizer(), text);
+        if let Some(guard) = guard {
+            // Special tokens are found by now; what is split and looked up next is the text as it was.
+            guard::remove(&mut pieces, guard, self.inner.get_normalizer())?;
+        }
         if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
             pre_tokenizer.pre_tokenize(&mut pieces)?;
         }

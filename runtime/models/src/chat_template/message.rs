@@ -31,6 +31,19 @@ impl Message {
         Self { role: role.to_owned(), content: Json::from(content), ..Self::default() }
     }
 
+    /// Puts every text of the message through `change`: values and keys, also those in arguments of tool calls that
+    /// are JSON in a string.
+    pub fn map_texts(&mut self, change: &dyn Fn(&str) -> String) {
+        self.tool_calls = self.tool_calls.as_ref().map(with_parsed_arguments);
+        self.role = change(&self.role);
+        for text in [&mut self.name, &mut self.tool_call_id].into_iter().flatten() {
+            *text = change(text);
+        }
+        map_texts(&mut self.content, change);
+        self.tool_calls.iter_mut().for_each(|calls| map_texts(calls, change));
+        self.extra.values_mut().for_each(|value| map_texts(value, change));
+    }
+
     /// What the template sees. Arguments of tool calls, which OpenAI's API has as JSON in a string, become values,
     /// because that is what templates write with `tojson`.
     pub(super) fn to_template_json(&self) -> Json {
@@ -48,6 +61,21 @@ impl Message {
         }
         message.extend(self.extra.iter().map(|(key, value)| (key.clone(), value.clone())));
         Json::Object(message)
+    }
+}
+
+/// Puts every text in `value` through `change`: strings and keys.
+pub fn map_texts(value: &mut Json, change: &dyn Fn(&str) -> String) {
+    match value {
+        Json::String(text) => *text = change(text),
+        Json::Array(elements) => elements.iter_mut().for_each(|element| map_texts(element, change)),
+        Json::Object(fields) => {
+            for (key, mut value) in std::mem::take(fields) {
+                map_texts(&mut value, change);
+                fields.insert(change(&key), value);
+            }
+        }
+        Json::Null | Json::Bool(_) | Json::Number(_) => {}
     }
 }
 
