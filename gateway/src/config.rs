@@ -48,7 +48,8 @@ pub struct Timeouts {
     pub stream_open: Duration,
     /// Silence in a stream after which a comment line keeps proxies and clients from hanging up.
     pub keepalive: Duration,
-    /// How long running requests may go on after the shutdown was asked for.
+    /// How long running requests may go on after the shutdown was asked for; then they end with an error. By default
+    /// well within the 30 seconds after which Kubernetes kills.
     pub drain: Duration,
 }
 
@@ -61,7 +62,7 @@ impl Default for Timeouts {
             request: Duration::from_secs(3600),
             stream_open: Duration::from_secs(5),
             keepalive: Duration::from_secs(10),
-            drain: Duration::from_secs(30),
+            drain: Duration::from_secs(20),
         }
     }
 }

@@ -141,7 +141,10 @@ impl ApiError {
 impl From<tonic::Status> for ApiError {
     fn from(status: tonic::Status) -> Self {
         use tonic::Code;
+        // With a cause it was made on this side: the connection broke, before the answer or in the middle of it.
+        let is_broken = std::error::Error::source(&status).is_some();
         let kind = match status.code() {
+            _ if is_broken => ErrorKind::ModelUnavailable,
             Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented => ErrorKind::InvalidRequest,
             Code::OutOfRange => ErrorKind::ContextLengthExceeded,
             Code::ResourceExhausted => ErrorKind::RateLimited,
@@ -153,11 +156,10 @@ impl From<tonic::Status> for ApiError {
         let mut error = Self::new(kind, status.message()).retry_after(seconds.map(Duration::from_secs));
         match kind {
             // A transport error's text is a chain of library words and addresses: keep it in the log.
-            ErrorKind::ModelUnavailable if std::error::Error::source(&status).is_some() => {
+            ErrorKind::ModelUnavailable if is_broken => {
                 tracing::warn!(%status, "runtime can't be reached");
                 error.message = "the model's runtime can't be reached at the moment; try again".into();
             }
-            ErrorKind::ContextLengthExceeded => error.param = Some("messages".into()),
             ErrorKind::Internal => tracing::error!(%status, "runtime failed a request"),
             _ => {}
         }

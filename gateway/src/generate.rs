@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
+use kindling_proto::v1::generate_request::Input;
 use kindling_proto::v1::generate_response::Event as Wire;
 use kindling_proto::v1::{self, FinishReason, GenerateRequest, GenerateResponse, TokenLogprob};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use crate::backend::Backend;
@@ -61,6 +63,8 @@ pub struct Job {
     pub n: u32,
     /// For the whole of it.
     pub deadline: Duration,
+    /// Cancelled when the gateway ends and can wait no longer.
+    pub closing: CancellationToken,
     pub record: Arc<Record>,
 }
 
@@ -76,20 +80,25 @@ pub struct Generation {
     n: u32,
     unfinished: u32,
     deadline: Instant,
+    closing: CancellationToken,
+    /// The request's field that the prompts came from.
+    prompt_field: &'static str,
     tokens: Tokens,
 }
 
 impl Generation {
     /// Starts the job; the requests go out when the first event is asked for.
     pub fn start(job: Job) -> Self {
-        let Job { backend, requests, n, deadline, record } = job;
+        let Job { backend, requests, n, deadline, closing, record } = job;
+        let is_chat = requests.iter().any(|request| matches!(request.input, Some(Input::Chat(_))));
+        let prompt_field = if is_chat { "messages" } else { "prompt" };
         let unfinished = requests.len() as u32 * n;
         let tokens = Tokens::new(record, unfinished);
         let numbered = (0..).zip(requests);
         let responses = stream::iter(numbered)
             .flat_map_unordered(PROMPTS_AT_ONCE, move |(prompt, request)| responses(&backend, prompt, request))
             .boxed();
-        Self { responses, n, unfinished, deadline: Instant::now() + deadline, tokens }
+        Self { responses, n, unfinished, deadline: Instant::now() + deadline, closing, prompt_field, tokens }
     }
 
     /// The next event; `None` once every choice is finished.
@@ -102,10 +111,14 @@ impl Generation {
                 tokio::time::timeout(TRAILERS, self.responses.next()).await.ok();
                 return None;
             }
-            let response = match tokio::time::timeout_at(self.deadline, self.responses.next()).await {
+            let response = tokio::select! {
+                () = self.closing.cancelled() => return Some(Err(shutting_down())),
+                response = tokio::time::timeout_at(self.deadline, self.responses.next()) => response,
+            };
+            let response = match response {
                 Err(_) => return Some(Err(ApiError::new(ErrorKind::Timeout, "the request took longer than it may"))),
                 Ok(None) => return Some(Err(broken("it stopped before the end"))),
-                Ok(Some(Err(status))) => return Some(Err(status.into())),
+                Ok(Some(Err(status))) => return Some(Err(self.failure(status))),
                 Ok(Some(Ok(response))) => response,
             };
             match self.translate(response) {
@@ -114,6 +127,11 @@ impl Generation {
                 Err(error) => return Some(Err(error)),
             }
         }
+    }
+
+    fn failure(&self, status: tonic::Status) -> ApiError {
+        let error = ApiError::from(status);
+        if error.kind == ErrorKind::ContextLengthExceeded { error.with_param(self.prompt_field) } else { error }
     }
 
     fn translate(&mut self, (prompt, response): (u32, GenerateResponse)) -> Result<Option<Event>, ApiError> {
@@ -195,6 +213,10 @@ fn is_unsent(status: &tonic::Status) -> bool {
         cause = error.source();
     }
     false
+}
+
+fn shutting_down() -> ApiError {
+    ApiError::new(ErrorKind::ModelUnavailable, "the gateway is shutting down; try again")
 }
 
 fn broken(what: &str) -> ApiError {

@@ -6,6 +6,7 @@ use axum::Router;
 use axum::middleware;
 use axum::routing::{get, post};
 use http::{Method, Uri};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Timeouts;
 use crate::discovery::Routes;
@@ -22,6 +23,8 @@ pub struct App {
     pub force_include_usage: bool,
     pub max_body_bytes: usize,
     pub timeouts: Timeouts,
+    /// Cancelled when running requests must end at once.
+    pub closing: CancellationToken,
     /// When the gateway started, in seconds since 1970.
     pub started: i64,
 }

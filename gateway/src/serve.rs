@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Timeouts};
 use crate::discovery::Routes;
@@ -22,6 +23,9 @@ use stall::StallGuard;
 
 /// After a failed accept (no file descriptors, most likely) there is nothing to do but wait for some to be freed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// For clients to be told that their requests end unfinished.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Why a gateway could not start.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +56,16 @@ pub async fn serve(
     let metrics = Arc::new(Metrics::new()?);
     let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs() as i64);
     let routes = Arc::new(Routes::follow(discovery));
-    let app = App { routes, metrics: metrics.clone(), force_include_usage, max_body_bytes, timeouts, started };
+    let closing = CancellationToken::new();
+    let app = App {
+        routes,
+        metrics: metrics.clone(),
+        force_include_usage,
+        max_body_bytes,
+        timeouts,
+        closing: closing.clone(),
+        started,
+    };
     let connections = GracefulShutdown::new();
     let api = accept(listener, router::api(app, metrics_listen.is_none()), timeouts, &connections);
     let scraped = async {
@@ -72,10 +85,18 @@ pub async fn serve(
         result = pin!(scraped) => result?,
         () = pin!(shutdown) => {}
     }
-    if tokio::time::timeout(timeouts.drain, connections.shutdown()).await.is_err() {
-        tracing::warn!("requests were still running when the drain time was up");
-    }
+    drain(connections, timeouts.drain, &closing).await;
     Ok(())
+}
+
+/// Waits for running requests, then tells their clients that there will be no more.
+async fn drain(connections: GracefulShutdown, time: Duration, closing: &CancellationToken) {
+    let mut ended = pin!(connections.shutdown());
+    if tokio::time::timeout(time, &mut ended).await.is_err() {
+        tracing::warn!("requests were still running when the drain time was up");
+        closing.cancel();
+        tokio::time::timeout(LAST_WORDS, ended).await.ok();
+    }
 }
 
 async fn accept(listener: TcpListener, router: Router, timeouts: Timeouts, connections: &GracefulShutdown) {

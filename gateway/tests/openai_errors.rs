@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use kindling_gateway::Availability;
+use kindling_gateway::{Availability, Backend};
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
-use crate::fake_runtime::{Step, greet};
+use crate::fake_runtime::{Step, content, greet, prompt};
 use crate::harness::{gateway, gateway_with};
 
 #[tokio::test]
@@ -18,6 +18,7 @@ async fn a_field_that_is_wrong_is_named() {
         (json!({"temperature": "hot"}), "temperature"),
         (json!({"top_p": 0}), "top_p"),
         (json!({"n": 0}), "n"),
+        (json!({"n": 9}), "n"),
         (json!({"max_tokens": 0}), "max_tokens"),
         (json!({"max_tokens": -1}), "max_tokens"),
         (json!({"max_completion_tokens": 0}), "max_completion_tokens"),
@@ -203,4 +204,50 @@ async fn a_request_that_takes_too_long_is_504() {
     let answer = gateway.chat(json!({})).await;
     assert_eq!((answer.status, answer.error().3.as_deref()), (504, Some("timeout")));
     gateway.aborted(1).await;
+}
+
+#[tokio::test]
+async fn a_prompt_that_is_too_long_is_told_by_the_field_it_came_from() {
+    let gateway = gateway(|_: &_| vec![Step::Refuse(Status::out_of_range("too long"))]).await;
+    assert_eq!(gateway.chat(json!({})).await.error().2.as_deref(), Some("messages"));
+    assert_eq!(gateway.complete(json!({})).await.error().2.as_deref(), Some("prompt"));
+}
+
+/// A way to a runtime that ends when the sender is dropped.
+async fn breakable(runtime: std::net::SocketAddr) -> (String, tokio::sync::oneshot::Sender<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (sender, broken) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let (mut near, _) = listener.accept().await.unwrap();
+        let mut far = tokio::net::TcpStream::connect(runtime).await.unwrap();
+        tokio::select! {
+            _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+            _ = broken => {}
+        }
+    });
+    (address, sender)
+}
+
+#[tokio::test]
+async fn a_runtime_that_dies_in_the_middle_is_503() {
+    for stream in [false, true] {
+        let gateway = gateway(|_: &_| vec![prompt(3), content(0, "one"), Step::Hang]).await;
+        let (address, way) = breakable(gateway.runtime.listen().await).await;
+        gateway.routes.update(|routes| routes[0].backend = Some(Backend::at(&address).unwrap()));
+        let breaks = async {
+            while gateway.runtime.requests.lock().unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            // So that the first words are on their way.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            drop(way);
+        };
+        let extra = json!({"stream": stream});
+        let (answer, ()) = tokio::join!(gateway.chat(extra), breaks);
+        assert_eq!(answer.status, if stream { 200 } else { 503 }, "{}", answer.text);
+        assert_eq!(stream, answer.text.contains("one"), "{}", answer.text);
+        assert!(answer.text.contains("runtime can't be reached at the moment; try again"), "{}", answer.text);
+        assert!(answer.text.contains("model_unavailable"), "{}", answer.text);
+    }
 }

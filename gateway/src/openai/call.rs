@@ -80,7 +80,8 @@ pub fn start(
     let requests: Vec<_> = inputs.into_iter().enumerate().map(request).collect();
     tracing::debug!(request_id = record.request_id, id, model = found.canonical, "request goes to the runtime");
     let num_choices = requests.len() as u32 * n;
-    let job = Job { backend, requests, n, deadline: app.timeouts.request, record: record.clone() };
+    let (deadline, closing) = (app.timeouts.request, app.closing.clone());
+    let job = Job { backend, requests, n, deadline, closing, record: record.clone() };
     Ok(Answer {
         head: Head { id, created: now(), model, include_usage: include_usage || app.force_include_usage },
         is_stream,

@@ -13,7 +13,8 @@ use super::one_or_many::StringOr;
 use crate::error::ApiError;
 
 const MAX_STOPS: usize = 4;
-const MAX_CHOICES: u32 = 128;
+/// As many as the runtime makes of one prompt.
+const MAX_CHOICES: u32 = 8;
 const PENALTIES: std::ops::RangeInclusive<f32> = -2.0..=2.0;
 
 /// As on the wire. Every field may be absent or null.
@@ -79,7 +80,7 @@ impl Params {
             return Err(ApiError::invalid("response_format", message));
         }
         let n = self.n.unwrap_or(1);
-        check("n", n, (1..=MAX_CHOICES).contains(&n), "from 1 to 128")?;
+        check("n", n, (1..=MAX_CHOICES).contains(&n), "from 1 to 8")?;
         Ok(Valid {
             model,
             is_stream: self.stream.unwrap_or(false),

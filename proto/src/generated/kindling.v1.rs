@@ -65,7 +65,7 @@ pub struct TokenIds {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Sampling {
-    /// 0 is greedy; unset is the model's own default, else 1.
+    /// 0 is greedy; unset is 1.
     #[prost(float, optional, tag = "1")]
     pub temperature: ::core::option::Option<f32>,
     /// (0, 1\]; unset is 1.

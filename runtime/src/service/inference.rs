@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
+use std::sync::Arc;
 use std::time::Instant;
 
 use kindling_engine::Request as EngineRequest;
@@ -12,6 +13,7 @@ use kindling_proto::v1::{
     GenerateRequest, GetLoadRequest, GetLoadResponse, GetModelInfoRequest, GetModelInfoResponse, PromptInfo,
     TokenizeRequest, TokenizeResponse, tokenize_request,
 };
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use crate::engine_loop::{Command, Submission};
@@ -22,15 +24,19 @@ use crate::runtime::Runtime;
 use crate::shared::{Phase, Shared};
 use crate::{prompt, validate};
 
+/// Calls of `Tokenize` that work at a time; more wait.
+const MAX_TOKENIZING: usize = 4;
+
 /// Answers for one runtime.
 pub struct InferenceService {
     runtime: Runtime,
+    tokenizing: Arc<Semaphore>,
 }
 
 impl InferenceService {
     /// For this runtime.
     pub fn new(runtime: Runtime) -> Self {
-        Self { runtime }
+        Self { runtime, tokenizing: Arc::new(Semaphore::new(MAX_TOKENIZING)) }
     }
 }
 
@@ -47,10 +53,16 @@ impl Inference for InferenceService {
         let TokenizeRequest { input, add_special_tokens } = request.into_inner();
         let add_special = add_special_tokens.unwrap_or(true);
         let max_model_len = saturating(model.max_model_len);
-        let token_ids = blocking(move || match input {
-            None => Err(Refusal::EmptyPrompt),
-            Some(tokenize_request::Input::Text(text)) => prompt::text_tokens(&model, &text, add_special),
-            Some(tokenize_request::Input::Chat(chat)) => prompt::chat_tokens(&model, &chat),
+        // A place of its own, held until the work is done: clients that ask and hang up cannot pile up work.
+        let permit = Arc::clone(&self.tokenizing).acquire_owned().await;
+        let permit = permit.map_err(|error| Status::internal(error.to_string()))?;
+        let token_ids = blocking(move || {
+            let _permit = permit;
+            match input {
+                None => Err(Refusal::EmptyPrompt),
+                Some(tokenize_request::Input::Text(text)) => prompt::text_tokens(&model, &text, add_special),
+                Some(tokenize_request::Input::Chat(chat)) => prompt::chat_tokens(&model, &chat),
+            }
         })
         .await??;
         Ok(Response::new(TokenizeResponse { token_ids, max_model_len }))
@@ -81,13 +93,16 @@ async fn generate(runtime: &Runtime, request: GenerateRequest) -> Result<Inbox, 
     let shared = runtime.shared();
     let model = shared.ready_model()?;
     let generation = validate::generation(&request, model.vocab_size, fresh_seed())?;
+    validate::fits(generation.num_sequences, shared.admission.num_places())?;
     // Before the prompt is made into tokens: who must stay out costs nothing.
     let admission = shared.admission.enter(&request.request_id, generation.num_sequences as usize);
     let admitted = admission.map_err(Refusal::from)?;
     // Draining may have begun, and found nobody in, since the first look.
     shared.ready_model()?;
     let max_model_len = model.max_model_len;
-    let tokens = blocking(move || prompt::prompt(&model, request.input)).await??;
+    // The work goes on if the client hangs up, and keeps its place as long.
+    let (admitted, tokens) = blocking(move || (admitted, prompt::prompt(&model, request.input))).await?;
+    let tokens = tokens?;
 
     let room = max_model_len - tokens.len();
     let max_tokens = generation.max_tokens.map_or(room, |asked| asked.min(room));

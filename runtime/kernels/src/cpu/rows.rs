@@ -42,6 +42,17 @@ impl<'a> RowsView<'a> {
         unsafe { std::slice::from_raw_parts(self.start.add(rows.start * self.width), rows.len() * self.width) }
     }
 
+    /// Part of one row. No more than is asked for: others may write to the rest of the row.
+    ///
+    /// # Safety
+    /// Nobody may write these elements while the result lives.
+    #[inline(always)]
+    unsafe fn part(self, row: usize, columns: Range<usize>) -> &'a [f32] {
+        assert!(row < self.num_rows && columns.start <= columns.end && columns.end <= self.width);
+        // SAFETY: inside the view, see `new`; the caller keeps writers away.
+        unsafe { std::slice::from_raw_parts(self.start.add(row * self.width + columns.start), columns.len()) }
+    }
+
     /// Part of one row, to write.
     ///
     /// # Safety
@@ -69,9 +80,8 @@ impl<'a> RowsView<'a> {
     /// Nobody may write these elements meanwhile.
     #[inline(always)]
     pub unsafe fn load(self, row: usize, column: usize) -> [f32; LANES] {
-        let columns = column..self.width.min(column + LANES);
         // SAFETY: as the caller promises; the borrow ends here.
-        let part = &unsafe { self.rows(row..row + 1) }[columns];
+        let part = unsafe { self.part(row, column..self.width.min(column + LANES)) };
         let mut values = [0.0; LANES];
         match part.first_chunk::<LANES>() {
             Some(all) => values = *all,
@@ -93,5 +103,37 @@ impl<'a> RowsView<'a> {
             Some(all) => *all = *values,
             None => part.copy_from_slice(&values[..part.len()]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loads_while_others_write_beside() {
+        let mut memory: Vec<f32> = (0..40).map(|value| value as f32).collect();
+        // SAFETY: all of the vector, which is not touched otherwise.
+        let view = unsafe { RowsView::new(memory.as_mut_ptr(), 2, 20) };
+        // SAFETY: nobody else has these four elements. Miri checks that the load below leaves them alone.
+        let written = unsafe { view.part_mut(1, 16..20) };
+        // SAFETY: nobody writes the elements before these.
+        let loaded = unsafe { view.load(1, 0) };
+        written[0] = -1.0;
+        assert_eq!(loaded[..3], [20.0, 21.0, 22.0]);
+        assert_eq!(loaded[15], 35.0);
+        // SAFETY: `written` is used no more.
+        let rest = unsafe { view.load(1, 16) };
+        assert_eq!(rest[..5], [-1.0, 37.0, 38.0, 39.0, 0.0]);
+    }
+
+    #[test]
+    #[should_panic = "row < self.num_rows"]
+    fn refuses_what_is_outside() {
+        let mut memory = vec![0.0; 20];
+        // SAFETY: all of the vector.
+        let view = unsafe { RowsView::new(memory.as_mut_ptr(), 1, 20) };
+        // SAFETY: nobody writes.
+        unsafe { view.load(1, 0) };
     }
 }

@@ -1,0 +1,43 @@
+//! What a runtime lets in, through a real gRPC client, with a tiny model.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{TestBackend, generate, load, start_tiny, text_request, wait_for_load};
+use kindling_proto::v1::GenerateRequest;
+use tonic::Code;
+
+#[tokio::test]
+async fn a_prompt_that_is_still_worked_on_keeps_its_place() {
+    let tiny = start_tiny(TestBackend::default(), |_| {}).await;
+    let (client, text) = (tiny.client.clone(), "some words ".repeat(500_000));
+    let call = tokio::spawn(async move { generate(&client, text_request(&text, 1)).await });
+    wait_for_load(&tiny.client, |load| load.requests_waiting == 1).await;
+    call.abort();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(load(&tiny.client).await.requests_waiting, 1, "the text is not tokens yet");
+    wait_for_load(&tiny.client, |load| load.requests_waiting == 0).await;
+}
+
+#[tokio::test]
+async fn more_completions_than_there_are_places_can_never_succeed() {
+    let tiny = start_tiny(TestBackend::default(), |config| {
+        config.max_concurrency = 1;
+        config.max_waiting = 1;
+    })
+    .await;
+    let status = generate(&tiny.client, GenerateRequest { n: 3, ..text_request("x", 1) }).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "n is 3, at most 2 are possible"));
+    generate(&tiny.client, GenerateRequest { n: 2, ..text_request("x", 1) }).await.unwrap();
+}
+
+#[tokio::test]
+async fn all_that_a_gateway_lets_through_is_read() {
+    let tiny = start_tiny(TestBackend::default(), |_| {}).await;
+    // Refused for another reason, so that nobody has to tokenise it.
+    let request = GenerateRequest { n: 9, ..text_request(&"x".repeat(33 << 20), 1) };
+    let status = generate(&tiny.client, request).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "n is 9, at most 8 are possible"));
+}
