@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
 use k8s_openapi::jiff::Timestamp;
 use kindling_api::{LocalModel, MANAGER};
 use kube::api::Api;
-use kube::runtime::controller::{Action, Controller};
+use kube::runtime::controller::{self as kube_controller, Action, Controller};
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
@@ -125,9 +125,12 @@ pub async fn run(controller: Controller<LocalModel>, cx: Arc<Context>, shutdown:
     let reconciles = controller.graceful_shutdown_on(shutdown.cancelled_owned()).run(reconcile, on_error, cx);
     reconciles
         .for_each(async |result| {
-            // failures of reconcile itself were told by on_error
-            if let Err(error) = result {
-                tracing::debug!(%error, "watching");
+            match result {
+                // told by on_error
+                Ok(_) | Err(kube_controller::Error::ReconcilerFailed(..)) => {}
+                // a child's last event after its LocalModel is gone: nothing is wrong
+                Err(error @ kube_controller::Error::ObjectNotFound(_)) => tracing::debug!(%error, "watching"),
+                Err(error) => tracing::warn!(%error, "watching fails; are the CRD and the operator's role installed?"),
             }
         })
         .await;
