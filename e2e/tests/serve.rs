@@ -31,15 +31,25 @@ fn serve_answers_chat_completion_and_delete_leaves_nothing() {
         let pod = stage.pod().expect("the pod");
         let pod_uid = pod["metadata"]["uid"].as_str().expect("uid").to_owned();
         assert!(owned(stage, &model_uid).len() >= 2, "a pod and a service are owned by the model");
+        let mounts = || stage.cluster.in_node(&["cat", "/proc/mounts"]);
+        let has_way_in = match mounts() {
+            Some(mounts) => {
+                assert!(mounts.contains(&pod_uid), "a running pod has mounts on its node");
+                true
+            }
+            None => {
+                println!("SKIPPED: mounts of the pod: there is no way into the node");
+                false
+            }
+        };
 
         stage.kubectl().read(&["delete", "lm", "smollm2", "-n", &stage.namespace, "--wait=true"]);
         until("nothing is owned by the model's uid", Patience::PODS, || {
             owned(stage, &model_uid).is_empty().then_some(())
         });
-        until("no mount of the pod is left", Patience::PODS, || {
-            let mounts = stage.cluster.in_node(&["cat", "/proc/mounts"]).unwrap_or_default();
-            (!mounts.contains(&pod_uid)).then_some(())
-        });
+        if has_way_in {
+            until("no mount of the pod is left", Patience::PODS, || (!mounts()?.contains(&pod_uid)).then_some(()));
+        }
         until("the gateway no longer knows the model", Patience::CONTROL_PLANE, || {
             let answer = gateway.ask(&qualified, QUESTION);
             (answer.status == 404 && answer.body["error"]["code"] == "model_not_found").then_some(())

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
 use k8s_openapi::jiff::Timestamp;
 use kindling_api::{LocalModel, MANAGER};
 use kube::api::Api;
-use kube::runtime::controller::{Action, Controller};
+use kube::runtime::controller::{self as kube_controller, Action, Controller};
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
@@ -21,7 +21,7 @@ use crate::build::build;
 use crate::config::OperatorConfig;
 use crate::dereference::{DereferenceError, dereference};
 use crate::metrics::Metrics;
-use crate::observe::{Observed, Situation, observe};
+use crate::observe::{Observed, Situation, is_serving, observe};
 use crate::runtime_info::RuntimeInfo;
 use crate::validate::{ValidateError, validate};
 use crate::{events, status};
@@ -55,7 +55,13 @@ pub enum Error {
     Dereference(#[source] DereferenceError),
     /// Step 2: the spec is refused.
     #[error("refusing the spec")]
-    Validate(#[source] ValidateError),
+    Validate {
+        /// Why.
+        #[source]
+        source: ValidateError,
+        /// Whether an earlier spec's pod answers requests and goes on doing so.
+        is_serving: bool,
+    },
     /// Step 4.
     #[error("writing to the cluster")]
     Apply(#[source] ApplyError),
@@ -83,7 +89,8 @@ pub async fn reconcile(object: Arc<LocalModel>, cx: Arc<Context>) -> Result<Acti
 
 async fn converge(object: &LocalModel, cx: &Context) -> Result<Observed, Error> {
     let references = dereference(&cx.client, object).await.map_err(Error::Dereference)?; // reads
-    let model = validate(object, &references, &cx.config).map_err(Error::Validate)?; // pure
+    let model = validate(object, &references, &cx.config) // pure
+        .map_err(|source| Error::Validate { source, is_serving: is_serving(&references) })?;
     let desired = build(&model, &cx.config); // pure, cannot fail
     let applied = apply(&cx.client, object, references, desired).await.map_err(Error::Apply)?; // writes
     Ok(observe(applied, cx.runtime.as_ref(), status::has_facts(object)).await) // reads
@@ -106,7 +113,7 @@ fn on_error(object: Arc<LocalModel>, error: &Error, cx: Arc<Context>) -> Action 
     cx.metrics.count_failure(category);
     let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
     tracing::warn!(namespace, name, category, error = error.with_sources(), "reconcile failed");
-    Action::requeue(if matches!(error, Error::Validate(_)) { RECHECK } else { RETRY })
+    Action::requeue(if matches!(error, Error::Validate { .. }) { RECHECK } else { RETRY })
 }
 
 /// The controller, and the store of LocalModels that it keeps.
@@ -125,9 +132,12 @@ pub async fn run(controller: Controller<LocalModel>, cx: Arc<Context>, shutdown:
     let reconciles = controller.graceful_shutdown_on(shutdown.cancelled_owned()).run(reconcile, on_error, cx);
     reconciles
         .for_each(async |result| {
-            // failures of reconcile itself were told by on_error
-            if let Err(error) = result {
-                tracing::debug!(%error, "watching");
+            match result {
+                // told by on_error
+                Ok(_) | Err(kube_controller::Error::ReconcilerFailed(..)) => {}
+                // a child's last event after its LocalModel is gone: nothing is wrong
+                Err(error @ kube_controller::Error::ObjectNotFound(_)) => tracing::debug!(%error, "watching"),
+                Err(error) => tracing::warn!(%error, "watching fails; are the CRD and the operator's role installed?"),
             }
         })
         .await;
@@ -148,7 +158,7 @@ impl Error {
     pub fn category(&self) -> &'static str {
         match self {
             Self::Dereference(_) => "dereference",
-            Self::Validate(_) => "validate",
+            Self::Validate { .. } => "validate",
             Self::Apply(_) => "apply",
             Self::PatchStatus(_) => "patch_status",
         }

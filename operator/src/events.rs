@@ -20,13 +20,19 @@ pub async fn publish(recorder: &Recorder, object: &LocalModel, new: &LocalModelS
     }
 }
 
-/// The events between two statuses: each new reason of `Ready`, and each other condition that came to hold.
+/// The events between two statuses: each new reason of `Ready`, each other condition that came to hold, and a refused
+/// spec of a model that stays ready.
 pub fn transitions(old: &LocalModelStatus, new: &LocalModelStatus) -> Vec<Event> {
+    let is_ready = new.condition(ConditionType::Ready).is_some_and(|ready| ready.status == "True");
     let changed = ConditionType::ALL.into_iter().filter_map(|condition| {
         let after = new.condition(condition)?;
         let before = old.condition(condition);
         let is_new = before.is_none_or(|before| (&before.status, &before.reason) != (&after.status, &after.reason));
-        let is_told = condition == ConditionType::Ready || after.status == "True";
+        let is_told = match condition {
+            ConditionType::Ready => true,
+            ConditionType::Resolved if after.status == "False" => is_ready,
+            _ => after.status == "True",
+        };
         (is_new && is_told).then(|| event(after))
     });
     changed.collect()

@@ -9,6 +9,7 @@ use kindling_proto::v1::GetModelInfoResponse;
 use kube::ResourceExt;
 
 use crate::apply::{Applied, PodFate};
+use crate::dereference::References;
 use crate::runtime_info::RuntimeInfo;
 
 /// What is the case now.
@@ -115,6 +116,14 @@ pub async fn observe(applied: Applied, runtime: &dyn RuntimeInfo, has_facts: boo
         endpoint,
         situation,
     }
+}
+
+/// Whether the model's pod answers requests through the model's Service.
+pub fn is_serving(references: &References) -> bool {
+    let is_ready = references.pod.ours().is_some_and(|pod| {
+        pod.metadata.deletion_timestamp.is_none() && situation(pod) == Situation::Started { is_ready: true }
+    });
+    is_ready && references.service.ours().is_some()
 }
 
 /// How far a pod is.

@@ -21,7 +21,6 @@ pub enum Reason {
     RestartBackoff,
     PodPending,
     Unschedulable,
-    PodFailed,
     ImagePullFailed,
     ContainerConfigInvalid,
     // the weights
@@ -58,7 +57,6 @@ impl Reason {
             Self::RestartBackoff => "RestartBackoff",
             Self::PodPending => "PodPending",
             Self::Unschedulable => "Unschedulable",
-            Self::PodFailed => "PodFailed",
             Self::ImagePullFailed => "ImagePullFailed",
             Self::ContainerConfigInvalid => "ContainerConfigInvalid",
             Self::Waiting => "Waiting",
@@ -89,7 +87,6 @@ impl Reason {
             Reason::ApplyFailed,
             Reason::RestartBackoff,
             Reason::Unschedulable,
-            Reason::PodFailed,
             Reason::ImagePullFailed,
             Reason::ContainerConfigInvalid,
             Reason::DownloadFailed,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kindling_api::MANAGER;
 use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::OperatorConfig;
@@ -38,6 +39,17 @@ pub enum RunError {
         /// Its name.
         name: String,
     },
+    /// The controller panicked or ran out of events: nobody would reconcile under a lease that is still held.
+    #[error("the controller ended though nobody asked it to")]
+    ControllerEnded,
+}
+
+/// Why the work is over.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Asked,
+    LeaseLost,
+    ControllerEnded,
 }
 
 impl RunError {
@@ -48,6 +60,7 @@ impl RunError {
             Self::Listen { .. } => "listen",
             Self::RegisterMetrics(_) => "register_metrics",
             Self::LeaseLost { .. } => "lease_lost",
+            Self::ControllerEnded => "controller_ended",
         }
     }
 }
@@ -81,22 +94,37 @@ pub async fn run_with(client: Client, config: OperatorConfig, shutdown: Cancella
 
     let lease_name = config.lease_name.clone();
     let stop = shutdown.child_token();
-    let reconciles = tokio::spawn(reconcile_all(client, config, metrics, stop.clone()));
-    let is_lost = tokio::select! {
-        () = election.hold() => true,
-        () = shutdown.cancelled() => false,
-    };
-    if is_lost {
-        // at once and not in order: another operator may already be at work
-        reconciles.abort();
-        server.abort();
-        return Err(RunError::LeaseLost { name: lease_name });
+    let mut reconciles = tokio::spawn(reconcile_all(client, config, metrics, stop.clone()));
+    match work(election.hold(), &mut reconciles, &shutdown).await {
+        End::LeaseLost => {
+            // at once and not in order: another operator may already be at work
+            reconciles.abort();
+            server.abort();
+            Err(RunError::LeaseLost { name: lease_name })
+        }
+        End::ControllerEnded => {
+            server.abort();
+            election.release().await; // nothing works under it any more
+            Err(RunError::ControllerEnded)
+        }
+        End::Asked => {
+            stop.cancel();
+            // a panic in there has been reported by the panic hook already
+            let _ = tokio::join!(reconciles, server);
+            election.release().await;
+            Ok(())
+        }
     }
-    stop.cancel();
-    // a panic in there has been reported by the panic hook already
-    let _ = tokio::join!(reconciles, server);
-    election.release().await;
-    Ok(())
+}
+
+/// Waits for the first reason to end. Being asked comes first: it ends the controller too.
+async fn work(hold: impl Future<Output = ()>, reconciles: &mut JoinHandle<()>, shutdown: &CancellationToken) -> End {
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => End::Asked,
+        _ = reconciles => End::ControllerEnded,
+        () = hold => End::LeaseLost,
+    }
 }
 
 async fn reconcile_all(client: Client, config: OperatorConfig, metrics: Arc<Metrics>, stop: CancellationToken) {
@@ -106,4 +134,28 @@ async fn reconcile_all(client: Client, config: OperatorConfig, metrics: Arc<Metr
     let recorder = Recorder::new(client.clone(), reporter);
     let cx = Context { client, config, runtime: Arc::new(GrpcRuntimeInfo), recorder, metrics };
     controller::run(controller, Arc::new(cx), stop).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_controller_that_ends_or_panics_ends_the_operator() {
+        let shutdown = CancellationToken::new();
+        for is_panic in [false, true] {
+            let mut reconciles = tokio::spawn(async move { assert!(!is_panic, "on purpose") });
+            let end = work(std::future::pending(), &mut reconciles, &shutdown).await;
+            assert_eq!(end, End::ControllerEnded);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_controller_that_ends_because_it_was_asked_to_is_no_failure() {
+        let shutdown = CancellationToken::new();
+        shutdown.cancel();
+        let mut reconciles = tokio::spawn(async {});
+        tokio::task::yield_now().await;
+        assert_eq!(work(std::future::pending(), &mut reconciles, &shutdown).await, End::Asked);
+    }
 }

@@ -19,13 +19,13 @@ pub fn compute(object: &LocalModel, outcome: &Result<Observed, Error>, now: Time
     let old = object.status.clone().unwrap_or_default();
     let verdicts = match outcome {
         Ok(observed) => conditions::of_observed(object, observed),
-        Err(Error::Validate(refusal)) => conditions::of_refusal(refusal),
+        Err(Error::Validate { source, is_serving }) => conditions::of_refusal(source, *is_serving),
         Err(error) => conditions::of_error(error, object.is_ready()),
     };
     let conditions = conditions::merge(&old.conditions, &verdicts, object.metadata.generation, now);
     match outcome {
         Ok(observed) => LocalModelStatus { conditions, ..facts(object, observed, old) },
-        Err(Error::Validate(_)) => {
+        Err(Error::Validate { .. }) => {
             LocalModelStatus { conditions, observed_generation: object.metadata.generation, ..old }
         }
         // nothing new is known about the spec

@@ -104,3 +104,17 @@ fn crd_is_in_the_chart_and_outlives_it() {
     let rendered: CustomResourceDefinition = serde_json::from_value(crd.clone()).unwrap();
     assert!(rendered.spec == kindling_api::crd().spec, "run `cargo xtask codegen`");
 }
+
+#[test]
+fn gateway_has_time_to_end_its_requests() {
+    let Some(objects) = render(&[]) else { return };
+    let gateway = of_kind(&objects, &["Deployment"]).find(|found| found["metadata"]["name"] == "kindling-gateway");
+    assert_eq!(gateway.unwrap()["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], json!(45));
+}
+
+#[test]
+fn commands_of_the_notes_can_be_pasted() {
+    let notes = fs::read_to_string(chart().join("templates/NOTES.txt")).unwrap();
+    assert_eq!(notes.matches("<<EOF\n").count(), 1);
+    assert_eq!(notes.lines().filter(|line| *line == "EOF").count(), 1, "a shell ends a here-document only at column 0");
+}

@@ -213,6 +213,22 @@ async fn refused_spec_writes_nothing_but_its_status() {
 }
 
 #[tokio::test]
+async fn refused_change_of_a_serving_model_touches_nothing_and_leaves_it_ready() {
+    let scenario = Scenario::new();
+    scenario.reconcile().await.unwrap();
+    scenario.pod_runs(true);
+    scenario.reconcile().await.unwrap();
+    scenario.api.take_writes();
+    scenario.edit_model("placement", json!({ "device": "Cuda" }));
+    scenario.reconcile().await.unwrap_err();
+    assert_eq!(scenario.reason(), "Serving");
+    assert_eq!(scenario.api.take_writes(), ["PATCH localmodels/smollm2/status", "POST events/DeviceNotSupported"]);
+    scenario.pod_runs(false);
+    scenario.reconcile().await.unwrap_err();
+    assert_eq!(scenario.reason(), "DeviceNotSupported");
+}
+
+#[tokio::test]
 async fn somebody_elses_service_is_never_touched() {
     let scenario = Scenario::new();
     let theirs =

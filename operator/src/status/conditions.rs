@@ -60,9 +60,11 @@ pub fn of_observed(object: &LocalModel, observed: &Observed) -> Vec<Verdict> {
     verdicts
 }
 
-/// Of a model whose spec is refused. What runs already is left as it is, and so are its conditions.
-pub fn of_refusal(refusal: &ValidateError) -> Vec<Verdict> {
-    fails(ConditionType::Resolved, refusal.reason(), &refusal.to_string()).into()
+/// Of a model whose spec is refused. Nothing that runs is touched: a pod of an earlier spec that serves goes on
+/// serving, and the model stays ready for as long as it does. Without such a pod the model is not ready.
+pub fn of_refusal(refusal: &ValidateError, is_serving: bool) -> Vec<Verdict> {
+    let [refused, not_ready] = fails(ConditionType::Resolved, refusal.reason(), &refusal.to_string());
+    vec![refused, if is_serving { serving() } else { not_ready }]
 }
 
 /// Of a model that could not be looked at or written. A model that serves goes on serving, so it stays ready.
@@ -72,7 +74,7 @@ pub fn of_error(error: &Error, is_ready: bool) -> Vec<Verdict> {
     }
     let reason = match error {
         Error::Apply(_) => Reason::ApplyFailed,
-        Error::Dereference(_) | Error::PatchStatus(_) | Error::Validate(_) => Reason::ClusterUnreachable,
+        Error::Dereference(_) | Error::PatchStatus(_) | Error::Validate { .. } => Reason::ClusterUnreachable,
     };
     vec![Verdict::fails(ConditionType::Ready, reason, &error.with_sources())]
 }
@@ -94,7 +96,7 @@ fn of_started(is_ready: bool, info: Option<&GetModelInfoResponse>) -> [Verdict; 
     let not_ready = |reason, message| Verdict::fails(ConditionType::Ready, reason, message);
     match info.map(GetModelInfoResponse::state) {
         Some(State::Draining) => [loaded(), not_ready(Reason::Draining, "the runtime finishes its requests and ends")],
-        _ if is_ready => [loaded(), Verdict::holds(ConditionType::Ready, Reason::Serving, "requests are answered")],
+        _ if is_ready => [loaded(), serving()],
         Some(State::Ready) => [
             loaded(),
             not_ready(Reason::AwaitingReadiness, "the model is loaded; waiting for the pod's readiness probe"),
@@ -133,6 +135,10 @@ fn downloaded(object: &LocalModel) -> Verdict {
     } else {
         Verdict::holds(ConditionType::Downloaded, Reason::Downloaded, "the weights are in the node's cache")
     }
+}
+
+fn serving() -> Verdict {
+    Verdict::holds(ConditionType::Ready, Reason::Serving, "requests are answered")
 }
 
 fn not_loaded_yet() -> Verdict {

