@@ -251,3 +251,19 @@ async fn a_runtime_that_dies_in_the_middle_is_503() {
         assert!(answer.text.contains("model_unavailable"), "{}", answer.text);
     }
 }
+
+#[tokio::test]
+async fn later_prompts_wait_for_a_place_in_a_full_queue() {
+    let num_asked = std::sync::atomic::AtomicU32::new(0);
+    let gateway = gateway(move |request: &_| {
+        // Two prompts: the second is refused twice.
+        match num_asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            1 | 2 => vec![Step::Refuse(Status::resource_exhausted("the waiting queue is full"))],
+            _ => greet(request),
+        }
+    })
+    .await;
+    let answer = gateway.complete(json!({"prompt": ["a", "b"]})).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert_eq!(answer.json()["choices"].as_array().unwrap().len(), 2);
+}
