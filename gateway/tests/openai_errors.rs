@@ -215,12 +215,12 @@ async fn a_prompt_that_is_too_long_is_told_by_the_field_it_came_from() {
 
 /// A way to a runtime that ends when the sender is dropped.
 async fn breakable(runtime: std::net::SocketAddr) -> (String, tokio::sync::oneshot::Sender<()>) {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a loopback port should be free");
+    let address = listener.local_addr().expect("a listener should have an address").to_string();
     let (sender, broken) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
-        let (mut near, _) = listener.accept().await.unwrap();
-        let mut far = tokio::net::TcpStream::connect(runtime).await.unwrap();
+        let (mut near, _) = listener.accept().await.expect("the gateway should connect");
+        let mut far = tokio::net::TcpStream::connect(runtime).await.expect("the runtime should listen");
         tokio::select! {
             _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
             _ = broken => {}
