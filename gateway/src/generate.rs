@@ -71,6 +71,8 @@ pub struct Job {
 /// How long a runtime that does not listen is tried, and how often.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 const CONNECT_PAUSE: Duration = Duration::from_millis(200);
+/// How often a later prompt of a call asks for a place in a full queue.
+const QUEUE_PAUSE: Duration = Duration::from_millis(250);
 
 type Responses = BoxStream<'static, Result<(u32, GenerateResponse), tonic::Status>>;
 
@@ -186,21 +188,34 @@ impl Generation {
 }
 
 fn responses(backend: &Backend, prompt: u32, request: GenerateRequest) -> Responses {
-    let call = call(backend.clone(), request);
+    let call = call(backend.clone(), prompt, request);
     stream::once(call).try_flatten().map_ok(move |response| (prompt, response)).boxed()
 }
 
 /// Sends a request, again and again while nobody listens: a runtime that has just become ready may not be routed on
 /// every node yet, and one that was killed comes back.
-async fn call(backend: Backend, request: GenerateRequest) -> Result<Streaming<GenerateResponse>, tonic::Status> {
+///
+/// If the runtime's queue is full, the first prompt's refusal is the client's answer. Later prompts wait for a place:
+/// those before them fill the queue, and what was made of them must not be lost.
+async fn call(
+    backend: Backend,
+    prompt: u32,
+    request: GenerateRequest,
+) -> Result<Streaming<GenerateResponse>, tonic::Status> {
     let mut client = backend.client();
     let give_up = Instant::now() + CONNECT_WITHIN;
     loop {
         match client.generate(request.clone()).await {
             Err(status) if is_unsent(&status) && Instant::now() < give_up => tokio::time::sleep(CONNECT_PAUSE).await,
+            Err(status) if prompt > 0 && is_full(&status) => tokio::time::sleep(QUEUE_PAUSE).await,
             other => return other.map(tonic::Response::into_inner),
         }
     }
+}
+
+/// Whether the runtime's queue is full; with a cause it would be the connection's trouble.
+fn is_full(status: &tonic::Status) -> bool {
+    status.code() == tonic::Code::ResourceExhausted && std::error::Error::source(status).is_none()
 }
 
 /// Whether no connection came about, so that the runtime cannot have seen the request.

@@ -215,12 +215,12 @@ async fn a_prompt_that_is_too_long_is_told_by_the_field_it_came_from() {
 
 /// A way to a runtime that ends when the sender is dropped.
 async fn breakable(runtime: std::net::SocketAddr) -> (String, tokio::sync::oneshot::Sender<()>) {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a loopback port should be free");
+    let address = listener.local_addr().expect("a listener should have an address").to_string();
     let (sender, broken) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
-        let (mut near, _) = listener.accept().await.unwrap();
-        let mut far = tokio::net::TcpStream::connect(runtime).await.unwrap();
+        let (mut near, _) = listener.accept().await.expect("the gateway should connect");
+        let mut far = tokio::net::TcpStream::connect(runtime).await.expect("the runtime should listen");
         tokio::select! {
             _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
             _ = broken => {}
@@ -250,4 +250,20 @@ async fn a_runtime_that_dies_in_the_middle_is_503() {
         assert!(answer.text.contains("runtime can't be reached at the moment; try again"), "{}", answer.text);
         assert!(answer.text.contains("model_unavailable"), "{}", answer.text);
     }
+}
+
+#[tokio::test]
+async fn later_prompts_wait_for_a_place_in_a_full_queue() {
+    let num_asked = std::sync::atomic::AtomicU32::new(0);
+    let gateway = gateway(move |request: &_| {
+        // Two prompts: the second is refused twice.
+        match num_asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            1 | 2 => vec![Step::Refuse(Status::resource_exhausted("the waiting queue is full"))],
+            _ => greet(request),
+        }
+    })
+    .await;
+    let answer = gateway.complete(json!({"prompt": ["a", "b"]})).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert_eq!(answer.json()["choices"].as_array().unwrap().len(), 2);
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kindling_engine::RequestId;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// The door to the engine.
 #[derive(Debug)]
@@ -15,8 +16,14 @@ pub struct Admission {
     max_running: usize,
     max_waiting: usize,
     num_sequences: watch::Sender<usize>,
-    names: Mutex<HashMap<String, RequestId>>,
+    names: Mutex<HashMap<String, Entry>>,
     next_id: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: RequestId,
+    aborted: CancellationToken,
 }
 
 /// A request that is in; leaves on drop.
@@ -26,6 +33,8 @@ pub struct Admitted {
     pub id: RequestId,
     /// Its name for logs and `Abort`.
     pub name: String,
+    /// Cancelled by [`Admission::abort`], which may come before the engine knows the request.
+    pub aborted: CancellationToken,
     num_sequences: usize,
     admission: Arc<Admission>,
 }
@@ -89,8 +98,9 @@ impl Admission {
                 max_waiting: self.max_waiting,
             });
         }
-        names.insert(name.clone(), id);
-        Ok(Admitted { id, name, num_sequences, admission: Arc::clone(self) })
+        let aborted = CancellationToken::new();
+        names.insert(name.clone(), Entry { id, aborted: aborted.clone() });
+        Ok(Admitted { id, name, aborted, num_sequences, admission: Arc::clone(self) })
     }
 
     /// Sequences that may be in at a time.
@@ -103,9 +113,17 @@ impl Admission {
         *self.num_sequences.borrow()
     }
 
-    /// Finds a request by its name.
-    pub fn find(&self, name: &str) -> Option<RequestId> {
-        self.names().get(name).copied()
+    /// Marks a request as aborted, so that the engine does not begin with it; if it has begun, it must be told.
+    pub fn abort(&self, name: &str) -> Option<RequestId> {
+        self.names().get(name).map(|entry| {
+            entry.aborted.cancel();
+            entry.id
+        })
+    }
+
+    /// Marks all requests as aborted.
+    pub fn abort_all(&self) {
+        self.names().values().for_each(|entry| entry.aborted.cancel());
     }
 
     /// Waits until nobody is in.
@@ -114,7 +132,7 @@ impl Admission {
         let _ = self.num_sequences.subscribe().wait_for(|count| *count == 0).await;
     }
 
-    fn names(&self) -> MutexGuard<'_, HashMap<String, RequestId>> {
+    fn names(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -146,9 +164,11 @@ mod tests {
         let admission = Arc::new(Admission::new(4, 4));
         let first = admission.enter("chat-1", 1).unwrap();
         assert!(matches!(admission.enter("chat-1", 1), Err(AdmissionError::DuplicateName { .. })));
-        assert_eq!(admission.find("chat-1"), Some(first.id));
+        assert!(!first.aborted.is_cancelled());
+        assert_eq!(admission.abort("chat-1"), Some(first.id));
+        assert!(first.aborted.is_cancelled());
         drop(first);
-        assert_eq!(admission.find("chat-1"), None);
-        admission.enter("chat-1", 1).unwrap();
+        assert_eq!(admission.abort("chat-1"), None);
+        assert!(!admission.enter("chat-1", 1).unwrap().aborted.is_cancelled());
     }
 }

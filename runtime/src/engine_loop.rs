@@ -113,7 +113,13 @@ impl State {
     fn start(&mut self, submission: Submission) {
         let Submission { request, arrival } = submission;
         let (id, prompt_tokens) = (request.id, request.prompt.len());
+        let aborted = arrival.admitted.aborted.clone();
         let live = LiveRequest::new(arrival, &self.parts.tokenizer);
+        // The order may have come while the prompt was made into tokens.
+        if aborted.is_cancelled() {
+            live.abort(&self.parts.shared.metrics);
+            return;
+        }
         if let Err(error) = self.parts.engine.add(request) {
             // The service has checked the same things before.
             tracing::error!(request = live.name(), %error, "engine refused a request");

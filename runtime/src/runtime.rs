@@ -93,6 +93,7 @@ impl Runtime {
         if !is_drained {
             let left = self.shared.admission.num_sequences();
             tracing::warn!(left, "ending requests that did not end in time");
+            self.shared.admission.abort_all();
             // If the engine's thread is gone, so are the requests.
             let _ = self.commands.send(Command::AbortAll);
         }

@@ -5,8 +5,10 @@ mod common;
 
 use std::time::Duration;
 
-use common::{TestBackend, generate, load, start_tiny, text_request, wait_for_load};
-use kindling_proto::v1::GenerateRequest;
+use common::{TestBackend, chat, generate, load, start_tiny, text_request, wait_for_load};
+use kindling_proto::v1::admin_client::AdminClient;
+use kindling_proto::v1::generate_request::Input;
+use kindling_proto::v1::{AbortRequest, ChatInput, FinishReason, GenerateRequest};
 use tonic::Code;
 
 #[tokio::test]
@@ -19,6 +21,25 @@ async fn a_prompt_that_is_still_worked_on_keeps_its_place() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(load(&tiny.client).await.requests_waiting, 1, "the text is not tokens yet");
     wait_for_load(&tiny.client, |load| load.requests_waiting == 0).await;
+}
+
+#[tokio::test]
+async fn an_abort_counts_while_the_prompt_is_worked_on() {
+    let tiny = start_tiny(TestBackend::default(), |_| {}).await;
+    let mut admin = AdminClient::new(tiny.runtime.connect_in_process());
+    // Long to read and short to compute: the template ignores tools.
+    let tools_json = serde_json::json!([{ "text": "some words ".repeat(200_000) }]).to_string();
+    let Input::Chat(chat) = chat("hi") else { unreachable!() };
+    let input = Some(Input::Chat(ChatInput { tools_json, ..chat }));
+    let request = GenerateRequest { request_id: "one".to_owned(), input, ..text_request("", 100) };
+    let client = tiny.client.clone();
+    let call = tokio::spawn(async move { generate(&client, request).await });
+    wait_for_load(&tiny.client, |load| load.requests_waiting == 1).await;
+    let abort = AbortRequest { request_id: "one".to_owned() };
+    assert!(admin.abort(abort).await.unwrap().into_inner().was_running);
+    let answer = call.await.unwrap().unwrap();
+    assert_eq!(answer.finish(0).reason(), FinishReason::Aborted);
+    assert_eq!(load(&tiny.client).await.requests_waiting, 0);
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ impl AdminService {
 #[tonic::async_trait]
 impl Admin for AdminService {
     async fn abort(&self, request: Request<AbortRequest>) -> Result<Response<AbortResponse>, Status> {
-        let found = self.runtime.shared().admission.find(&request.into_inner().request_id);
+        let found = self.runtime.shared().admission.abort(&request.into_inner().request_id);
         let was_running = found.is_some_and(|id| self.runtime.commands().send(Command::Abort(id)).is_ok());
         Ok(Response::new(AbortResponse { was_running }))
     }
