@@ -8,6 +8,6 @@ use crate::shell::{cargo, run};
 /// Runs `cargo xtask codegen`.
 pub fn run_codegen() -> anyhow::Result<()> {
     run(&mut cargo(&["run", "--quiet", "--package", "kindling-proto-codegen", "--example", "generate"]))?;
-    let write_crds = ["test", "--quiet", "--package", "kindling-api", "--test", "generated_yaml"];
+    let write_crds = ["test", "--quiet", "--workspace", "--test", "generated_yaml"];
     run(cargo(&write_crds).env("KINDLING_REWRITE", "1"))
 }
