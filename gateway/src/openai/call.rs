@@ -76,6 +76,7 @@ pub fn start(
         stopping: Some(stopping.clone()),
         n,
         logprobs,
+        ..GenerateRequest::default()
     };
     let requests: Vec<_> = inputs.into_iter().enumerate().map(request).collect();
     tracing::debug!(request_id = record.request_id, id, model = found.canonical, "request goes to the runtime");
