@@ -122,7 +122,7 @@ fn cached_tokens_are_told(answers: &[Answer]) {
         assert_eq!(usage.cached_tokens, answer.prompt.cached_tokens);
         assert_eq!(usage.cached_tokens % 16, 0, "whole blocks");
         assert!(usage.cached_tokens < usage.prompt_tokens);
-        assert_eq!(index >= 3, usage.cached_tokens >= 48, "request {index}");
+        assert_eq!(index >= 3, usage.cached_tokens >= 32, "request {index}");
         assert!(answer.finishes.iter().all(|finish| finish.usage.unwrap().cached_tokens == usage.cached_tokens));
     }
 }
