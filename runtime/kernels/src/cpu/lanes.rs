@@ -124,6 +124,9 @@ pub(super) trait Lanes: Copy {
 }
 
 #[cfg(test)]
+mod agreement;
+
+#[cfg(test)]
 mod tests {
     use super::super::isa::{DetectedIsa, Isa, Kernel};
     use super::{LANES, Lanes};
