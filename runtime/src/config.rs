@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use kindling_kernels::Limits;
+use kindling_kernels::{Backend, CpuBackend, Limits, ReferenceBackend};
 
 /// Tokens per KV block: small enough to waste little at the end of a sequence, large enough for short block tables.
 pub const BLOCK_SIZE: usize = 16;
@@ -21,6 +21,16 @@ pub enum BackendKind {
     Cpu,
     /// The numeric truth: slow.
     Reference,
+}
+
+impl BackendKind {
+    /// The backend itself.
+    pub(crate) fn make(self) -> Box<dyn Backend> {
+        match self {
+            Self::Cpu => Box::new(CpuBackend::new()),
+            Self::Reference => Box::new(ReferenceBackend),
+        }
+    }
 }
 
 /// Everything a runtime needs to know before it opens the model.
