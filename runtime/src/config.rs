@@ -105,6 +105,11 @@ impl RuntimeConfig {
         }
     }
 
+    /// Threads that will compute.
+    pub fn threads(&self) -> usize {
+        self.num_threads.unwrap_or_else(|| available_parallelism().map_or(1, std::num::NonZero::get))
+    }
+
     /// What a backend must prepare for a model of `possible_context` tokens.
     ///
     /// # Errors
@@ -112,7 +117,7 @@ impl RuntimeConfig {
     pub fn limits(&self, possible_context: usize) -> Result<Limits, ConfigError> {
         let asked = self.context_length.unwrap_or_else(|| possible_context.min(DEFAULT_MAX_CONTEXT));
         let kv_tokens = self.kv_tokens.unwrap_or(asked.saturating_mul(2));
-        let num_threads = self.num_threads.unwrap_or_else(|| available_parallelism().map_or(1, std::num::NonZero::get));
+        let num_threads = self.threads();
         for (name, figure) in [
             ("context length", asked),
             ("max concurrency", self.max_concurrency),
