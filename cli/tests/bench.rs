@@ -72,8 +72,12 @@ fn assert_spread(spread: &Value, samples: usize, what: &str) {
 }
 
 fn assert_side(side: &Value, runs: usize, prompt_tokens: f64) {
-    for key in ["prefill_tokens_per_second", "decode_tokens_per_second", "total_tokens_per_second", "ttft_seconds"] {
+    for key in ["prefill_tokens_per_second", "total_tokens_per_second", "ttft_seconds"] {
         assert_spread(&side[key], runs, key);
+    }
+    // The tiny model is so quick that one stream may end before a client has seen the first token of the other.
+    if !side["decode_tokens_per_second"].is_null() {
+        assert_spread(&side["decode_tokens_per_second"], runs, "decode_tokens_per_second");
     }
     let median = side["prompt_tokens"]["median"].as_f64().expect("a number");
     assert!(median <= prompt_tokens && median >= prompt_tokens - 10.0, "{median} of {prompt_tokens} tokens");
@@ -156,10 +160,11 @@ fn the_json_holds_every_row_with_its_spread() {
     assert_eq!(shapes, [(Some(40), Some(1)), (Some(40), Some(3))]);
     for row in rows {
         assert_side(&row["ours"], 2, 40.0);
-        assert_spread(&row["bytes_per_second"], 2, "bytes_per_second");
         assert!(row["peer"].is_null() && row["ratio"].is_null(), "{row}");
     }
-    // The head is tied or not, the weights of a step are shared by its streams.
+    assert_spread(&rows[0]["ours"]["decode_tokens_per_second"], 2, "decode of one stream");
+    assert_spread(&rows[0]["bytes_per_second"], 2, "bytes_per_second of one stream");
+    // Whether the head is tied or not, the weights of a step are shared by its streams.
     let bytes = |row: &Value| row["bytes_per_token"].as_f64().expect("a number");
     assert!(bytes(&rows[1]) < bytes(&rows[0]) && bytes(&rows[0]) > 0.0, "{rows:?}");
     let (read, held) = (report["model"]["read_bytes"].as_u64(), report["model"]["held_bytes"].as_u64());
