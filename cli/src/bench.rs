@@ -272,7 +272,7 @@ fn model_report(setup: &Setup, summary: &Summary) -> ModelReport {
         parameters: facts.parameters,
         stored_bytes: facts.weight_bytes,
         held_bytes: summary.memory.weight_bytes,
-        read_bytes: summary.decode_reads.weight_bytes,
+        read_bytes: summary.decode_reads.weight_bytes(1),
         context_length: facts.context_length,
     }
 }

@@ -167,8 +167,8 @@ fn the_json_holds_every_row_with_its_spread() {
     // Whether the head is tied or not, the weights of a step are shared by its streams.
     let bytes = |row: &Value| row["bytes_per_token"].as_f64().expect("a number");
     assert!(bytes(&rows[1]) < bytes(&rows[0]) && bytes(&rows[0]) > 0.0, "{rows:?}");
-    let (read, held) = (report["model"]["read_bytes"].as_u64(), report["model"]["held_bytes"].as_u64());
-    assert!(read <= held && read > Some(0), "{read:?} of {held:?}");
+    let (read, held) = (report["model"]["read_bytes"].as_f64(), report["model"]["held_bytes"].as_f64());
+    assert!(read <= held && read > Some(0.0), "{read:?} of {held:?}");
     let shared = &report["shared_prefix"];
     assert_eq!(shared["prefix_tokens"], 100);
     for key in ["prompt_tokens", "first_ttft_seconds", "second_ttft_seconds", "second_to_first_ratio"] {

@@ -1,46 +1,89 @@
 //! What decoding one token reads from memory: the figure that a benchmark holds against the memory's bandwidth.
 
-use kindling_kernels::{CacheGroupKind, Limits, MemoryUse, Op, Plan, WeightId, WeightSource};
+use kindling_kernels::{CacheGroupKind, CacheGroupSpec, Limits, MemoryUse, Op, Plan, WeightId, WeightSource};
 
 /// Bytes that a decode step reads, as the backend holds them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DecodeReads {
-    /// All weights that take part in every step. A matrix that is only looked up (an untied embedding) is none of
-    /// them: a lookup reads one row.
-    pub weight_bytes: u64,
+    /// Weights that take part in every step. A matrix that is only looked up (an untied embedding) is none of them: a
+    /// lookup reads one row.
+    dense_bytes: f64,
+    experts: Vec<ExpertReads>,
     groups: Vec<GroupReads>,
 }
 
+/// The experts of one layer.
+#[derive(Debug, Clone, PartialEq)]
+struct ExpertReads {
+    bytes: f64,
+    num_experts: usize,
+    top_k: usize,
+}
+
 /// One cache group's share.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct GroupReads {
-    bytes_per_position: u64,
-    window: Option<usize>,
+#[derive(Debug, Clone, PartialEq)]
+enum GroupReads {
+    /// Keys and values of the positions in sight.
+    Positions { bytes_per_position: f64, window: Option<usize> },
+    /// A state of one size.
+    State { bytes: f64 },
 }
 
 impl DecodeReads {
-    /// From what was prepared. Exact if nothing is only looked up; otherwise the backend's bytes are divided as the
-    /// stored ones are, because backends say only how much they hold in all.
+    /// From what was prepared. Backends say only how much they hold in all, so that is divided as the stored bytes
+    /// are: exact where every weight is read or the backend keeps what is stored.
     pub fn new(plan: &Plan, source: &dyn WeightSource, memory: MemoryUse, limits: &Limits) -> Self {
-        let stored = |id: usize| source.describe(&plan.weights[id].name).map_or(0, |desc| desc.num_bytes as u128);
-        let total: u128 = (0..plan.weights.len()).map(stored).sum();
-        let lookups: u128 = only_looked_up(plan).into_iter().map(|WeightId(id)| stored(id)).sum();
-        let held = memory.weight_bytes as u128;
-        let weight_bytes = held - (held * lookups).checked_div(total).unwrap_or(0);
-        Self { weight_bytes: u64::try_from(weight_bytes).unwrap_or(u64::MAX), groups: groups(plan, memory, limits) }
+        let stored = |id: WeightId| stored_bytes(plan, source, id);
+        let total: f64 = (0..plan.weights.len()).map(|id| stored(WeightId(id))).sum();
+        let held_per_stored = if total > 0.0 { memory.weight_bytes as f64 / total } else { 0.0 };
+        let lookups: f64 = only_looked_up(plan).into_iter().map(stored).sum();
+        let mut experts = Vec::new();
+        for op in &plan.ops {
+            if let Op::MoeExperts { experts: weights, top_k, .. } = op {
+                let matrices = [weights.gate, weights.up, weights.down].map(stored);
+                let num_experts = plan.weights[weights.gate.0].shape.first().copied().unwrap_or(1);
+                let bytes = matrices.iter().sum::<f64>() * held_per_stored;
+                experts.push(ExpertReads { bytes, num_experts, top_k: *top_k });
+            }
+        }
+        let of_experts: f64 = experts.iter().map(|layer| layer.bytes).sum();
+        let dense_bytes = (total - lookups) * held_per_stored - of_experts;
+        Self { dense_bytes, experts, groups: groups(plan, memory, limits) }
     }
 
-    /// Keys and values that the next token of one sequence reads after `context` tokens.
-    pub fn kv_bytes(&self, context: usize) -> u64 {
-        let positions = |group: &GroupReads| group.window.map_or(context, |window| context.min(window)) as u64;
-        self.groups.iter().map(|group| group.bytes_per_position * positions(group)).sum()
+    /// Weights that a step reads which decodes `num_sequences` sequences. Of experts, as many as are chosen by anyone
+    /// on average, if every choice is as likely as any other.
+    pub fn weight_bytes(&self, num_sequences: usize) -> f64 {
+        let chosen = |layer: &ExpertReads| {
+            let left_out = 1.0 - layer.top_k as f64 / layer.num_experts.max(1) as f64;
+            layer.bytes * (1.0 - left_out.max(0.0).powf(num_sequences as f64))
+        };
+        self.dense_bytes + self.experts.iter().map(chosen).sum::<f64>()
+    }
+
+    /// Keys, values and states that the next token of one sequence reads after `context` tokens.
+    pub fn cache_bytes(&self, context: usize) -> f64 {
+        let of_group = |group: &GroupReads| match group {
+            GroupReads::Positions { bytes_per_position, window } => {
+                bytes_per_position * window.map_or(context, |window| context.min(window)) as f64
+            }
+            GroupReads::State { bytes } => *bytes,
+        };
+        self.groups.iter().map(of_group).sum()
     }
 
     /// Bytes per token of a step that decodes `num_sequences` sequences of `context` tokens: they share one reading of
     /// the weights.
     pub fn bytes_per_token(&self, context: usize, num_sequences: usize) -> f64 {
-        self.weight_bytes as f64 / num_sequences.max(1) as f64 + self.kv_bytes(context) as f64
+        self.weight_bytes(num_sequences) / num_sequences.max(1) as f64 + self.cache_bytes(context)
     }
+}
+
+/// As in the checkpoint; a weight may be put together from rows of several tensors of one type.
+fn stored_bytes(plan: &Plan, source: &dyn WeightSource, WeightId(id): WeightId) -> f64 {
+    let spec = &plan.weights[id];
+    let tensor = spec.rows.first().map_or(&spec.name, |range| &range.tensor);
+    source.describe(tensor).map_or(0.0, |desc| (desc.row_bytes() * spec.num_rows()) as f64)
 }
 
 /// Embeddings that are not the output matrix too.
@@ -55,88 +98,30 @@ fn only_looked_up(plan: &Plan) -> Vec<WeightId> {
     found
 }
 
-/// Divides the cache's bytes by the groups' sizes; every group has the same number of blocks.
+/// States are f32; what else the cache holds is divided by the sizes of the other groups.
 fn groups(plan: &Plan, memory: MemoryUse, limits: &Limits) -> Vec<GroupReads> {
-    let elements =
-        |group: &kindling_kernels::CacheGroupSpec| (group.num_layers * group.num_kv_heads * group.head_dim) as u128;
-    let total: u128 = plan.cache_groups.iter().map(elements).sum();
-    let positions = (limits.num_blocks * limits.block_size) as u128;
-    let reads = |group: &kindling_kernels::CacheGroupSpec| {
-        let bytes = (memory.kv_cache_bytes as u128 * elements(group)).checked_div(total * positions).unwrap_or(0);
-        let window = if let CacheGroupKind::Window { window } = group.kind { Some(window) } else { None };
-        GroupReads { bytes_per_position: u64::try_from(bytes).unwrap_or(u64::MAX), window }
+    let state = |group: &CacheGroupSpec| match group.kind {
+        CacheGroupKind::Recurrent { state_len } => Some((group.num_layers * state_len * size_of::<f32>()) as f64),
+        _ => None,
+    };
+    let elements = |group: &CacheGroupSpec| (group.num_layers * group.num_kv_heads * group.head_dim) as f64;
+    let (mut states, mut positions) = (0.0, 0.0);
+    for (group, num_blocks) in plan.cache_groups.iter().zip(&limits.num_blocks) {
+        match state(group) {
+            Some(bytes) => states += bytes * *num_blocks as f64,
+            None => positions += elements(group) * (num_blocks * limits.block_size) as f64,
+        }
+    }
+    let per_element = if positions > 0.0 { (memory.kv_cache_bytes as f64 - states).max(0.0) / positions } else { 0.0 };
+    let reads = |group: &CacheGroupSpec| match state(group) {
+        Some(bytes) => GroupReads::State { bytes },
+        None => {
+            let window = if let CacheGroupKind::Window { window } = group.kind { Some(window) } else { None };
+            GroupReads::Positions { bytes_per_position: per_element * elements(group), window }
+        }
     };
     plan.cache_groups.iter().map(reads).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use kindling_kernels::{BufferId, CacheGroupSpec, DType, TensorDesc, WeightError, WeightSpec};
-
-    /// Tensors of the given sizes, by the names `w0`, `w1`...
-    struct Sizes(Vec<usize>);
-
-    impl WeightSource for Sizes {
-        fn describe(&self, name: &str) -> Option<TensorDesc> {
-            let id: usize = name[1..].parse().unwrap();
-            let num_bytes = self.0[id];
-            Some(TensorDesc { name: name.to_owned(), dtype: DType::F16, shape: vec![num_bytes / 2], num_bytes })
-        }
-
-        fn read(&self, _name: &str, _out: &mut [u8]) -> Result<(), WeightError> {
-            unreachable!("sizes are never read")
-        }
-    }
-
-    fn plan(output: usize) -> Plan {
-        let group = |num_layers, kind| CacheGroupSpec { kind, num_layers, num_kv_heads: 2, head_dim: 4 };
-        let embed = Op::EmbedTokens { weight: WeightId(0), output: BufferId(0) };
-        let linear = Op::Linear { input: BufferId(0), weight: WeightId(output), bias: None, output: BufferId(1) };
-        Plan {
-            weights: (0..2).map(|id| WeightSpec { name: format!("w{id}"), shape: vec![1] }).collect(),
-            buffers: Vec::new(),
-            rotaries: Vec::new(),
-            cache_groups: vec![group(1, CacheGroupKind::Full), group(3, CacheGroupKind::Window { window: 8 })],
-            ops: vec![embed, linear],
-            logits: BufferId(1),
-            vocab_size: 1,
-            max_position: 100,
-        }
-    }
-
-    fn reads(output: usize) -> DecodeReads {
-        let memory = MemoryUse { weight_bytes: 4000, kv_cache_bytes: 6400, activation_bytes: 1 };
-        let limits = Limits {
-            max_tokens_per_step: 1,
-            max_sequences: 1,
-            max_logits_per_step: 1,
-            max_context: 100,
-            block_size: 16,
-            num_blocks: 10,
-            num_threads: 1,
-        };
-        DecodeReads::new(&plan(output), &Sizes(vec![500, 1500]), memory, &limits)
-    }
-
-    #[test]
-    fn a_tied_embedding_is_read_and_an_untied_one_is_not() {
-        assert_eq!(reads(0).weight_bytes, 4000);
-        // A quarter of the stored bytes, so a quarter of the held ones.
-        assert_eq!(reads(1).weight_bytes, 3000);
-    }
-
-    #[test]
-    fn a_window_bounds_what_a_group_reads() {
-        // 6400 bytes over 160 positions and four layers: 10 bytes per layer and position.
-        assert_eq!(reads(0).kv_bytes(5), 5 * 10 + 5 * 30);
-        assert_eq!(reads(0).kv_bytes(50), 50 * 10 + 8 * 30);
-    }
-
-    #[test]
-    fn sequences_share_the_weights_but_not_the_cache() {
-        let kv = f64::from(50 * 10 + 8 * 30);
-        assert_eq!(reads(0).bytes_per_token(50, 1), 4000.0 + kv);
-        assert_eq!(reads(0).bytes_per_token(50, 16), 250.0 + kv);
-    }
-}
+mod tests;

@@ -52,8 +52,8 @@ pub struct ModelReport {
     pub stored_bytes: u64,
     /// As held by the backend.
     pub held_bytes: usize,
-    /// Of the held ones, those that a decoded token reads.
-    pub read_bytes: u64,
+    /// Of the held ones, those that decoding one sequence reads per token.
+    pub read_bytes: f64,
     /// Longest sequence that the model was made for.
     pub context_length: usize,
 }

@@ -45,7 +45,7 @@ fn head(report: &Report) -> String {
         model.quantization,
         model.parameters as f64 / 1e6,
         model.held_bytes as f64 / 1e6,
-        model.read_bytes as f64 / 1e6,
+        model.read_bytes / 1e6,
         machine.threads,
         machine.backend,
         machine.kernels.first().map_or("", String::as_str),
