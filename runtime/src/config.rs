@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use kindling_kernels::{CacheGroupKind, CacheGroupSpec, KvType, Limits};
+use kindling_kernels::{Backend, CacheGroupKind, CacheGroupSpec, CpuBackend, KvType, Limits, ReferenceBackend};
 
 /// Tokens per KV block: small enough to waste little at the end of a sequence, large enough for short block tables.
 pub const BLOCK_SIZE: usize = 16;
@@ -21,6 +21,16 @@ pub enum BackendKind {
     Cpu,
     /// The numeric truth: slow.
     Reference,
+}
+
+impl BackendKind {
+    /// The backend itself.
+    pub(crate) fn make(self) -> Box<dyn Backend> {
+        match self {
+            Self::Cpu => Box::new(CpuBackend::new()),
+            Self::Reference => Box::new(ReferenceBackend),
+        }
+    }
 }
 
 /// Everything a runtime needs to know before it opens the model.
@@ -95,6 +105,11 @@ impl RuntimeConfig {
         }
     }
 
+    /// Threads that will compute.
+    pub fn threads(&self) -> usize {
+        self.num_threads.unwrap_or_else(|| available_parallelism().map_or(1, std::num::NonZero::get))
+    }
+
     /// What a backend must prepare for a model of `possible_context` tokens and these cache groups.
     ///
     /// # Errors
@@ -102,7 +117,7 @@ impl RuntimeConfig {
     pub fn limits(&self, possible_context: usize, groups: &[CacheGroupSpec]) -> Result<Limits, ConfigError> {
         let asked = self.context_length.unwrap_or_else(|| possible_context.min(DEFAULT_MAX_CONTEXT));
         let kv_tokens = self.kv_tokens.unwrap_or(asked.saturating_mul(2));
-        let num_threads = self.num_threads.unwrap_or_else(|| available_parallelism().map_or(1, std::num::NonZero::get));
+        let num_threads = self.threads();
         for (name, figure) in [
             ("context length", asked),
             ("max concurrency", self.max_concurrency),

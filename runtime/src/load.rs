@@ -7,11 +7,12 @@ use kindling_engine::{Engine, EngineConfig};
 use kindling_kernels::{Backend, Limits, LoadProgress, Plan, WeightSource};
 use kindling_models::{ModelFacts, OpenModel};
 
+use crate::decode_reads::DecodeReads;
 use crate::engine_loop::EngineLoop;
 use crate::error::LoadError;
 use crate::loaded_model::LoadedModel;
 use crate::metrics::ModelLabels;
-use crate::shared::{Description, Phase, Shared};
+use crate::shared::{Description, Phase, Prepared, Shared};
 use crate::throttle::ThrottledWeights;
 
 /// Opens and prepares the model, telling how far it is; everyone is told when it is ready.
@@ -36,6 +37,9 @@ pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, L
         .map_err(|source| LoadError::Prepare { backend: backend.name(), source })?;
     let memory = model.memory();
     shared.metrics.set_memory(memory);
+    let decode_reads = DecodeReads::new(&plan, &*weights, memory, &limits);
+    // Loading happens once, so nobody has set it before.
+    let _ = shared.prepared.set(Prepared { memory, decode_reads });
     shared.metrics.model_load_seconds.set(started.elapsed().as_secs_f64());
     tracing::info!(
         seconds = started.elapsed().as_secs_f64(),
