@@ -4,8 +4,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
 
 use kindling_engine::{Engine, Event, Request, RequestId, StepPlan};
 use kindling_kernels::{ExecuteError, PreparedModel};
@@ -13,6 +13,7 @@ use kindling_models::Tokenizer;
 use tonic::Status;
 
 use crate::live_request::{Arrival, LiveRequest};
+use crate::script::Player;
 use crate::shared::Shared;
 use crate::step::to_step;
 
@@ -42,6 +43,8 @@ pub struct EngineLoop {
     pub shared: Arc<Shared>,
     /// Computes.
     pub model: Box<dyn PreparedModel>,
+    /// Chooses the tokens, if there is a script.
+    pub player: Option<Player>,
     /// Decides.
     pub engine: Engine,
     /// Makes text of tokens.
@@ -58,7 +61,7 @@ impl EngineLoop {
     pub fn run(self, commands: &Receiver<Command>) -> Result<(), ExecuteError> {
         let mut state = State { parts: self, live: HashMap::new(), logits: Vec::new() };
         while state.take_commands(commands) {
-            state.step()?;
+            state.step(commands)?;
         }
         Ok(())
     }
@@ -113,6 +116,9 @@ impl State {
     fn start(&mut self, submission: Submission) {
         let Submission { request, arrival } = submission;
         let (id, prompt_tokens) = (request.id, request.prompt.len());
+        if let Some(player) = &mut self.parts.player {
+            player.begin(&request, &self.parts.tokenizer);
+        }
         let aborted = arrival.admitted.aborted.clone();
         let live = LiveRequest::new(arrival, &self.parts.tokenizer);
         // The order may have come while the prompt was made into tokens.
@@ -139,17 +145,42 @@ impl State {
         Some(request)
     }
 
-    fn step(&mut self) -> Result<(), ExecuteError> {
+    fn step(&mut self, commands: &Receiver<Command>) -> Result<(), ExecuteError> {
         let plan = self.parts.engine.plan_step();
         if plan.is_empty() {
             return Ok(());
         }
         self.note_scheduled(&plan);
         self.parts.model.execute(&to_step(&plan), &mut self.logits)?;
+        self.play(&plan, commands);
         let sampled = self.parts.engine.sample(&plan, &self.logits, self.parts.vocab_size);
         let events = self.parts.engine.complete(&plan, sampled);
         self.deliver(events);
         Ok(())
+    }
+
+    /// Puts the script's tokens into the logits, if there is a script, at its pace.
+    fn play(&mut self, plan: &StepPlan, commands: &Receiver<Command>) {
+        let Some(player) = &mut self.parts.player else { return };
+        player.retain(|id| self.live.contains_key(&id));
+        player.play(plan, &mut self.logits, self.parts.vocab_size);
+        let pause = player.pause(plan);
+        self.pause(pause, commands);
+    }
+
+    /// Does nothing but carry out commands: a script's slow token keeps nobody from hanging up.
+    fn pause(&mut self, pause: Duration, commands: &Receiver<Command>) {
+        let end = Instant::now() + pause;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            match commands.recv_timeout(left) {
+                Ok(command) => self.carry_out(command),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
+            }
+        }
     }
 
     fn note_scheduled(&mut self, plan: &StepPlan) {

@@ -11,6 +11,7 @@ use crate::engine_loop::EngineLoop;
 use crate::error::LoadError;
 use crate::loaded_model::LoadedModel;
 use crate::metrics::ModelLabels;
+use crate::script::Player;
 use crate::shared::{Description, Phase, Shared};
 use crate::throttle::ThrottledWeights;
 
@@ -31,6 +32,7 @@ pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, L
         None => weights,
     };
     let plan = spec.lower();
+    let player = config.script.as_ref().map(|script| Player::new(script, &tokenizer, plan.vocab_size)).transpose()?;
     let model = backend
         .prepare(&plan, &*weights, &limits, &mut |progress| shared.set_progress(progress))
         .map_err(|source| LoadError::Prepare { backend: backend.name(), source })?;
@@ -52,7 +54,7 @@ pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, L
     let vocab_size = plan.vocab_size;
     let loaded = LoadedModel { tokenizer: Arc::clone(&tokenizer), chat_template, vocab_size, max_model_len };
     shared.set_phase(Phase::Ready(Arc::new(loaded)));
-    Ok(EngineLoop { shared: Arc::clone(shared), model, engine, tokenizer, vocab_size })
+    Ok(EngineLoop { shared: Arc::clone(shared), model, player, engine, tokenizer, vocab_size })
 }
 
 /// Tells what the headers say, before the long part.

@@ -14,6 +14,7 @@ use crate::error::{LoadError, RuntimeError, error_chain};
 use crate::health::Health;
 use crate::load::load;
 use crate::refusal::Refusal;
+use crate::script::ScriptBackend;
 use crate::shared::{Phase, Shared};
 
 /// A model that is loading or ready. Clones are handles to the same one; it ends when the last is dropped.
@@ -28,6 +29,7 @@ impl Runtime {
     /// Begins loading on a thread of its own and returns at once. To be called within a tokio runtime.
     pub fn start(config: RuntimeConfig) -> Self {
         let backend: Box<dyn Backend> = match config.backend {
+            _ if config.script.is_some() => Box::new(ScriptBackend),
             BackendKind::Cpu => Box::new(kindling_kernels::CpuBackend::new()),
             BackendKind::Reference => Box::new(ReferenceBackend),
         };
