@@ -82,7 +82,8 @@ fn a_script_that_cannot_be_played_is_refused_with_the_rule() {
     std::fs::write(&file, "- outputs: [{play: a, token_ms: -5}]").expect("write the script");
     let said = failure(kindling().args(["runtime", "--model-path", "/no/such/model.gguf", "--script"]).arg(&file));
     assert!(said.contains("rule 1 of the script: token_ms"), "{said}");
-    let said = failure(kindling().args(["runtime", "--model-path", "/no/such/model.gguf", "--script", "/no/such.yaml"]));
+    let said =
+        failure(kindling().args(["runtime", "--model-path", "/no/such/model.gguf", "--script", "/no/such.yaml"]));
     assert!(said.contains("read /no/such.yaml"), "{said}");
 }
 

@@ -16,3 +16,4 @@ mod openai_hang_ups;
 mod openai_models;
 mod openai_parameters;
 mod openai_scripted;
+mod openai_structured;

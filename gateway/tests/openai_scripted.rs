@@ -11,14 +11,14 @@ use crate::fake_runtime::greet;
 use crate::harness::{Answer, Gateway, gateway, hello, merged};
 use crate::tiny_model::{TempDir, tiny_model};
 
-struct Scripted {
-    gateway: Gateway,
+pub struct Scripted {
+    pub gateway: Gateway,
     runtime: Runtime,
     _model: TempDir,
 }
 
 /// A gateway in front of a runtime that plays `script`, with room for `context` tokens.
-async fn scripted(script: &str, context: usize) -> Scripted {
+pub async fn scripted(script: &str, context: usize) -> Scripted {
     let model = tiny_model();
     let path = model.0.join("config.json");
     let mut config: Value =
@@ -34,7 +34,7 @@ async fn scripted(script: &str, context: usize) -> Scripted {
 }
 
 /// The data of every event of a stream.
-fn events(answer: &Answer) -> Vec<Value> {
+pub fn events(answer: &Answer) -> Vec<Value> {
     let data = answer.text.split("\n\n").filter_map(|block| block.strip_prefix("data: "));
     data.filter(|data| *data != "[DONE]")
         .map(|data| serde_json::from_str(data).expect("an event should be JSON"))

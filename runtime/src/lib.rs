@@ -25,6 +25,7 @@ mod service;
 mod validate;
 
 mod engine_loop;
+pub mod grammar;
 mod live_request;
 mod outbox;
 pub mod script;

@@ -9,6 +9,7 @@ use kindling_models::{ModelFacts, OpenModel};
 
 use crate::engine_loop::EngineLoop;
 use crate::error::LoadError;
+use crate::grammar::Grammars;
 use crate::loaded_model::LoadedModel;
 use crate::metrics::ModelLabels;
 use crate::script::Player;
@@ -52,7 +53,8 @@ pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, L
     let max_model_len = engine.max_context();
     shared.set_load(engine.load());
     let vocab_size = plan.vocab_size;
-    let loaded = LoadedModel { tokenizer: Arc::clone(&tokenizer), chat_template, vocab_size, max_model_len };
+    let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
+    let loaded = LoadedModel { tokenizer: Arc::clone(&tokenizer), chat_template, grammars, vocab_size, max_model_len };
     shared.set_phase(Phase::Ready(Arc::new(loaded)));
     Ok(EngineLoop { shared: Arc::clone(shared), model, player, engine, tokenizer, vocab_size })
 }

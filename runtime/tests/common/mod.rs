@@ -25,6 +25,7 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use tiny_model::TempDir;
+#[allow(unused_imports, reason = "each test uses some of it")]
 pub use tiny_model::{byte_token, tiny_model};
 
 pub const DEADLINE: Duration = Duration::from_secs(120);
