@@ -3,8 +3,10 @@
 use std::fmt::Display;
 
 use kindling_engine::{CacheScope, SamplingParams};
-use kindling_proto::v1::{GenerateRequest, PrefixCache, Sampling, Stopping};
+use kindling_proto::v1::structured_output::Kind;
+use kindling_proto::v1::{GenerateRequest, PrefixCache, Sampling, Stopping, StructuredOutput};
 
+use crate::grammar::Form;
 use crate::refusal::Refusal;
 
 /// Completions of one prompt.
@@ -37,6 +39,8 @@ pub struct Generation {
     pub prefix_cache: Option<CacheScope>,
     /// How to choose tokens.
     pub sampling: SamplingParams,
+    /// What the output must look like; checked when it is compiled.
+    pub form: Option<Form>,
 }
 
 /// Checks everything but the prompt. `fresh_seed` is used where none is given.
@@ -64,6 +68,19 @@ pub fn generation(request: &GenerateRequest, vocab_size: usize, fresh_seed: u64)
         ignore_eos: stopping.ignore_eos,
         prefix_cache: prefix_cache(request.prefix_cache.as_ref())?,
         sampling: SamplingParams { logprobs: logprobs.map(|count| count as usize), ..sampling },
+        form: request.structured_output.as_ref().map(form).transpose()?,
+    })
+}
+
+fn form(structured_output: &StructuredOutput) -> Result<Form, Refusal> {
+    Ok(match &structured_output.kind {
+        Some(Kind::JsonSchema(schema)) => Form::JsonSchema(schema.clone()),
+        Some(Kind::JsonObject(_)) => Form::JsonObject,
+        Some(Kind::Regex(regex)) => Form::Regex(regex.clone()),
+        Some(Kind::Choice(choice)) => Form::Choice(choice.choices.clone()),
+        Some(Kind::Grammar(grammar)) => Form::Lark(grammar.clone()),
+        // From a newer client: to ignore it would break its promise.
+        None => return refuse("structured_output", "of no known kind", "it must be of one".to_owned()),
     })
 }
 
