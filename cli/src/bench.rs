@@ -167,7 +167,7 @@ fn setup(args: Args) -> anyhow::Result<Setup> {
     config.max_concurrency = plan.max_concurrency();
     config.kv_tokens = Some(plan.cached_tokens());
     config.max_batched_tokens = max_batched_tokens;
-    machine.apply(&mut config);
+    machine.apply(&mut config)?;
     let time_limit = Duration::from_secs(max_seconds);
     let (memory_test, compare) = (!no_memory_test, compare.map(|url| (url, compare_model)));
     Ok(Setup { config, plan, way, runs, time_limit, memory_test, compare, output })

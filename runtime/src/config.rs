@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use kindling_kernels::{Backend, CacheGroupKind, CacheGroupSpec, CpuBackend, KvType, Limits, ReferenceBackend};
 
+use crate::script::Script;
+
 /// Tokens per KV block: small enough to waste little at the end of a sequence, large enough for short block tables.
 pub const BLOCK_SIZE: usize = 16;
 
@@ -50,6 +52,8 @@ pub struct RuntimeConfig {
     pub max_batched_tokens: usize,
     /// What computes.
     pub backend: BackendKind,
+    /// Says what the model says, in place of its weights.
+    pub script: Option<Script>,
     /// Threads to compute with; `None` takes as many as this process may use, cgroup quotas respected.
     pub num_threads: Option<usize>,
     /// Sequences that may wait; more are refused.
@@ -98,6 +102,7 @@ impl RuntimeConfig {
             kv_tokens: None,
             max_batched_tokens: 512,
             backend: BackendKind::Cpu,
+            script: None,
             num_threads: None,
             max_waiting: 64,
             read_bytes_per_second: None,

@@ -28,8 +28,10 @@ mod service;
 mod validate;
 
 mod engine_loop;
+pub mod grammar;
 mod live_request;
 mod outbox;
+pub mod script;
 mod step;
 mod stop_strings;
 mod text;
@@ -40,5 +42,6 @@ pub use error::{LoadError, RuntimeError, ServeError, error_chain};
 pub use kindling_models::ModelFacts;
 pub use raw::RawModel;
 pub use runtime::Runtime;
+pub use script::{Script, ScriptError};
 pub use server::{Listeners, serve};
 pub use summary::{Summary, facts};

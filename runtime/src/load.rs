@@ -10,8 +10,10 @@ use kindling_models::{ModelFacts, OpenModel};
 use crate::decode_reads::DecodeReads;
 use crate::engine_loop::EngineLoop;
 use crate::error::LoadError;
+use crate::grammar::Grammars;
 use crate::loaded_model::LoadedModel;
 use crate::metrics::ModelLabels;
+use crate::script::Player;
 use crate::shared::{Description, Phase, Prepared, Shared};
 use crate::throttle::ThrottledWeights;
 
@@ -32,6 +34,7 @@ pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, L
         Some(rate) => Arc::new(ThrottledWeights::new(weights, rate)),
         None => weights,
     };
+    let player = config.script.as_ref().map(|script| Player::new(script, &tokenizer, plan.vocab_size)).transpose()?;
     let model = backend
         .prepare(&plan, &*weights, &limits, &mut |progress| shared.set_progress(progress))
         .map_err(|source| LoadError::Prepare { backend: backend.name(), source })?;
@@ -54,9 +57,10 @@ pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, L
     let max_model_len = engine.max_context();
     shared.set_load(engine.load());
     let vocab_size = plan.vocab_size;
-    let loaded = LoadedModel { tokenizer: Arc::clone(&tokenizer), chat_template, vocab_size, max_model_len };
+    let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
+    let loaded = LoadedModel { tokenizer: Arc::clone(&tokenizer), chat_template, grammars, vocab_size, max_model_len };
     shared.set_phase(Phase::Ready(Arc::new(loaded)));
-    Ok(EngineLoop { shared: Arc::clone(shared), model, engine, tokenizer, vocab_size })
+    Ok(EngineLoop { shared: Arc::clone(shared), model, player, engine, tokenizer, vocab_size })
 }
 
 /// Tells what the headers say, before the long part.

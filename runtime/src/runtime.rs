@@ -14,6 +14,7 @@ use crate::error::{LoadError, RuntimeError, error_chain};
 use crate::health::Health;
 use crate::load::load;
 use crate::refusal::Refusal;
+use crate::script::ScriptBackend;
 use crate::shared::{Phase, Shared};
 use crate::summary::Summary;
 
@@ -28,7 +29,8 @@ pub struct Runtime {
 impl Runtime {
     /// Begins loading on a thread of its own and returns at once. To be called within a tokio runtime.
     pub fn start(config: RuntimeConfig) -> Self {
-        let backend = config.backend.make();
+        let backend: Box<dyn Backend> =
+            if config.script.is_some() { Box::new(ScriptBackend) } else { config.backend.make() };
         Self::start_with_backend(config, backend)
     }
 
