@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use kindling_kernels::Limits;
+use kindling_kernels::{CacheGroupKind, CacheGroupSpec, KvType, Limits};
 
 /// Tokens per KV block: small enough to waste little at the end of a sequence, large enough for short block tables.
 pub const BLOCK_SIZE: usize = 16;
@@ -95,11 +95,11 @@ impl RuntimeConfig {
         }
     }
 
-    /// What a backend must prepare for a model of `possible_context` tokens.
+    /// What a backend must prepare for a model of `possible_context` tokens and these cache groups.
     ///
     /// # Errors
     /// [`ConfigError`] naming the figure.
-    pub fn limits(&self, possible_context: usize) -> Result<Limits, ConfigError> {
+    pub fn limits(&self, possible_context: usize, groups: &[CacheGroupSpec]) -> Result<Limits, ConfigError> {
         let asked = self.context_length.unwrap_or_else(|| possible_context.min(DEFAULT_MAX_CONTEXT));
         let kv_tokens = self.kv_tokens.unwrap_or(asked.saturating_mul(2));
         let num_threads = self.num_threads.unwrap_or_else(|| available_parallelism().map_or(1, std::num::NonZero::get));
@@ -127,9 +127,18 @@ impl RuntimeConfig {
             max_logits_per_step: self.max_concurrency,
             max_context: asked.min(num_blocks * BLOCK_SIZE),
             block_size: BLOCK_SIZE,
-            num_blocks,
+            num_blocks: groups.iter().map(|group| self.blocks_of(group, num_blocks)).collect(),
+            kv_type: KvType::Wide,
             num_threads,
         })
+    }
+
+    /// A recurrent group has a slot for each sequence, and as many for snapshots.
+    fn blocks_of(&self, group: &CacheGroupSpec, num_blocks: usize) -> usize {
+        match group.kind {
+            CacheGroupKind::Full | CacheGroupKind::Window { .. } => num_blocks,
+            CacheGroupKind::Recurrent { .. } => self.max_concurrency.saturating_mul(2),
+        }
     }
 }
 
@@ -137,24 +146,27 @@ impl RuntimeConfig {
 mod tests {
     use super::*;
 
+    const FULL: [CacheGroupSpec; 1] =
+        [CacheGroupSpec { kind: CacheGroupKind::Full, num_layers: 2, num_kv_heads: 1, head_dim: 16 }];
+
     #[test]
     fn two_full_contexts_are_kept_by_default() {
-        let limits = RuntimeConfig::new("model.gguf").limits(1000).unwrap();
-        assert_eq!((limits.max_context, limits.num_blocks), (1000, 125));
+        let limits = RuntimeConfig::new("model.gguf").limits(1000, &FULL).unwrap();
+        assert_eq!((limits.max_context, limits.num_blocks), (1000, vec![125]));
     }
 
     #[test]
     fn a_small_cache_limits_the_context() {
         let config = RuntimeConfig { kv_tokens: Some(100), ..RuntimeConfig::new("model.gguf") };
-        assert_eq!(config.limits(1000).unwrap().max_context, 112);
+        assert_eq!(config.limits(1000, &FULL).unwrap().max_context, 112);
     }
 
     #[test]
     fn impossible_figures_are_refused_by_name() {
         let config = RuntimeConfig { context_length: Some(2000), ..RuntimeConfig::new("model.gguf") };
-        let error = config.limits(1000).unwrap_err();
+        let error = config.limits(1000, &FULL).unwrap_err();
         assert_eq!(error.to_string(), "context length 2000 is more than the model's 1000 tokens");
         let config = RuntimeConfig { max_concurrency: 0, ..RuntimeConfig::new("model.gguf") };
-        assert_eq!(config.limits(1000).unwrap_err(), ConfigError::Zero { name: "max concurrency" });
+        assert_eq!(config.limits(1000, &FULL).unwrap_err(), ConfigError::Zero { name: "max concurrency" });
     }
 }

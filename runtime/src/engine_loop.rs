@@ -146,7 +146,8 @@ impl State {
         }
         self.note_scheduled(&plan);
         self.parts.model.execute(&to_step(&plan), &mut self.logits)?;
-        let sampled = self.parts.engine.sample(&plan, &self.logits, self.parts.vocab_size);
+        let masks = vec![None; plan.wanting_logits().count()];
+        let sampled = self.parts.engine.sample(&plan, &self.logits, self.parts.vocab_size, &masks);
         let events = self.parts.engine.complete(&plan, sampled);
         self.deliver(events);
         Ok(())

@@ -23,14 +23,14 @@ pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, L
     let config = &shared.config;
     let OpenModel { spec, facts, weights, tokenizer, chat_template } = kindling_models::open(&config.model_path)
         .map_err(|source| LoadError::Open { path: config.model_path.clone(), source: Box::new(source) })?;
-    let limits = config.limits(facts.context_length)?;
+    let plan = spec.lower();
+    let limits = config.limits(facts.context_length, &plan.cache_groups)?;
     announce(shared, &facts, &limits);
 
     let weights: Arc<dyn WeightSource> = match config.read_bytes_per_second {
         Some(rate) => Arc::new(ThrottledWeights::new(weights, rate)),
         None => weights,
     };
-    let plan = spec.lower();
     let model = backend
         .prepare(&plan, &*weights, &limits, &mut |progress| shared.set_progress(progress))
         .map_err(|source| LoadError::Prepare { backend: backend.name(), source })?;
@@ -64,7 +64,7 @@ fn announce(shared: &Shared, facts: &ModelFacts, limits: &Limits) {
         quantization = facts.quantization,
         weight_bytes = facts.weight_bytes,
         max_context = limits.max_context,
-        num_blocks = limits.num_blocks,
+        num_blocks = ?limits.num_blocks,
         num_threads = limits.num_threads,
         backend = shared.backend,
         "loading model"
@@ -85,7 +85,8 @@ fn announce(shared: &Shared, facts: &ModelFacts, limits: &Limits) {
 fn engine_config(shared: &Shared, plan: &Plan, limits: &Limits, eos_token_ids: Vec<u32>) -> EngineConfig {
     EngineConfig {
         num_cache_groups: plan.cache_groups.len(),
-        num_blocks: u32::try_from(limits.num_blocks).expect("the configuration should limit the number of blocks"),
+        num_blocks: u32::try_from(limits.num_blocks.iter().copied().min().unwrap_or(1))
+            .expect("the configuration should limit the number of blocks"),
         block_size: limits.block_size,
         max_context: limits.max_context,
         max_running: limits.max_sequences,

@@ -9,7 +9,7 @@ use crate::sample::{Draw, SampleError, Sampled, sample};
 use crate::scheduler::{self, Budget, Candidate, Share};
 use crate::sequence::Sequence;
 use crate::step_plan::{PlannedSequence, StepPlan};
-use crate::{AddError, BlockPool, FinishReason, Request, RequestId, SequenceId, TokenId};
+use crate::{AddError, BlockPool, FinishReason, Request, RequestId, SequenceId, TokenId, TokenMask};
 
 /// What the engine may use, and what it must know of the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -207,21 +207,29 @@ impl Engine {
         plan
     }
 
-    /// Chooses a token for each sequence of the plan that wants logits.
+    /// Chooses a token for each row of logits.
     ///
     /// # Shapes
-    /// `logits`: `[num_logits, vocab_size]`, row-major, in the order of [`StepPlan::wanting_logits`].
+    /// `logits`: `[num_logits, vocab_size]`, row-major, in the order of [`StepPlan::wanting_logits`]; `masks`: one entry
+    /// per row, `None` where every token is allowed.
     ///
     /// # Panics
-    /// If `logits` has not that shape: a programmer's error.
-    pub fn sample(&self, plan: &StepPlan, logits: &[f32], vocab_size: usize) -> Vec<Result<Sampled, SampleError>> {
+    /// If the two have not that shape: a programmer's error.
+    pub fn sample(
+        &self,
+        plan: &StepPlan,
+        logits: &[f32],
+        vocab_size: usize,
+        masks: &[Option<TokenMask>],
+    ) -> Vec<Result<Sampled, SampleError>> {
         let num_logits = plan.wanting_logits().count();
         assert_eq!(logits.len(), num_logits * vocab_size, "logits should be [num_logits, vocab_size]");
-        let rows = logits.chunks_exact(vocab_size);
-        plan.wanting_logits().zip(rows).map(|(planned, row)| self.sample_one(planned.id, row)).collect()
+        assert_eq!(masks.len(), num_logits, "masks should be [num_logits]");
+        let rows = logits.chunks_exact(vocab_size).zip(masks);
+        plan.wanting_logits().zip(rows).map(|(planned, (row, mask))| self.choose(planned.id, row, mask)).collect()
     }
 
-    fn sample_one(&self, id: SequenceId, row: &[f32]) -> Result<Sampled, SampleError> {
+    fn choose(&self, id: SequenceId, row: &[f32], mask: &Option<TokenMask>) -> Result<Sampled, SampleError> {
         let Some(sequence) = self.running.iter().find(|sequence| sequence.id == id) else {
             // Ended meanwhile: the token is thrown away by `complete`.
             return Ok(Sampled { token_id: 0, logprobs: None });
@@ -229,7 +237,7 @@ impl Engine {
         let params = &sequence.request.sampling;
         let seed = sequence_seed(params.seed, id.index);
         let draw = Draw { seed, position: sequence.num_generated() as u64 };
-        sample(row, params, sequence.counts.as_ref(), draw)
+        sample(row, params, sequence.counts.as_ref(), mask.as_ref(), draw)
     }
 
     /// Takes in what a step computed: `sampled` in the order of [`StepPlan::wanting_logits`].

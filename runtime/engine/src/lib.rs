@@ -15,6 +15,7 @@ pub mod scheduler;
 mod sequence;
 pub mod step_plan;
 pub mod token_counts;
+pub mod token_mask;
 
 pub use block_pool::{Block, BlockPool};
 pub use engine::{Engine, EngineConfig, Event, Load};
@@ -24,3 +25,4 @@ pub use sample::{Logprobs, SampleError, Sampled};
 pub use sampling_params::SamplingParams;
 pub use step_plan::{PlannedSequence, StepPlan};
 pub use token_counts::TokenCounts;
+pub use token_mask::TokenMask;

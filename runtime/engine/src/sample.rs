@@ -1,11 +1,11 @@
 //! Chooses a token from logits: a pure function of logits, parameters, tokens so far and position.
 //!
-//! Order: logit bias, repetition penalty, presence and frequency penalties, temperature, min-p, top-k, top-p.
+//! Order: mask, logit bias, repetition penalty, presence and frequency penalties, temperature, min-p, top-k, top-p.
 //! Log-probabilities are the model's own, before all of that. Equal logits go by the lower token id; logits that are
 //! not numbers are never chosen.
 
 use crate::random::uniform;
-use crate::{SamplingParams, TokenCounts, TokenId};
+use crate::{SamplingParams, TokenCounts, TokenId, TokenMask};
 
 /// A chosen token.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +34,12 @@ pub enum SampleError {
         /// Logits that were given.
         vocab_size: usize,
     },
+    /// The mask leaves nothing to choose from.
+    #[error("the mask allows none of the {vocab_size} tokens whose logit is a number")]
+    NoAllowedToken {
+        /// Logits that were given.
+        vocab_size: usize,
+    },
 }
 
 /// Where in which stream of random numbers.
@@ -45,33 +51,50 @@ pub struct Draw {
     pub position: u64,
 }
 
-/// Chooses the next token.
+/// Chooses the next token, of those that the mask allows if there is one.
 ///
 /// # Shapes
 /// `logits`: `[vocab_size]`.
 /// # Errors
-/// [`SampleError`] if no logit is a number.
+/// [`SampleError`] if no logit is a number, or none of an allowed token.
 pub fn sample(
     logits: &[f32],
     params: &SamplingParams,
     counts: Option<&TokenCounts>,
+    mask: Option<&TokenMask>,
     draw: Draw,
 ) -> Result<Sampled, SampleError> {
-    let adjusted = adjust(logits, params, counts);
+    let adjusted = adjust(logits, params, counts, mask);
     let scores = adjusted.as_deref().unwrap_or(logits);
-    let best = argmax(scores).ok_or(SampleError::NoFiniteLogit { vocab_size: logits.len() })?;
+    let best = argmax(scores).ok_or_else(|| nothing_to_choose(logits))?;
     let token_id = if params.temperature > 0.0 { draw_token(scores, params, best, draw) } else { best };
     let logprobs = params.logprobs.map(|count| logprobs(logits, token_id, count));
     Ok(Sampled { token_id, logprobs })
 }
 
-/// Logits with bias and penalties, or `None` if there are none.
-fn adjust(logits: &[f32], params: &SamplingParams, counts: Option<&TokenCounts>) -> Option<Vec<f32>> {
+fn nothing_to_choose(logits: &[f32]) -> SampleError {
+    let vocab_size = logits.len();
+    match argmax(logits) {
+        Some(_) => SampleError::NoAllowedToken { vocab_size },
+        None => SampleError::NoFiniteLogit { vocab_size },
+    }
+}
+
+/// Logits with mask, bias and penalties, or `None` if there are none.
+fn adjust(
+    logits: &[f32],
+    params: &SamplingParams,
+    counts: Option<&TokenCounts>,
+    mask: Option<&TokenMask>,
+) -> Option<Vec<f32>> {
     let counts = counts.filter(|_| params.has_penalties());
-    if params.logit_bias.is_empty() && counts.is_none() {
+    if params.logit_bias.is_empty() && counts.is_none() && mask.is_none() {
         return None;
     }
     let mut scores = logits.to_vec();
+    if let Some(mask) = mask {
+        mask.apply(&mut scores);
+    }
     for (token, bias) in &params.logit_bias {
         if let Some(score) = scores.get_mut(*token as usize) {
             *score += bias;

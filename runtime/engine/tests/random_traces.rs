@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use kindling_engine::{
     Engine, EngineConfig, Event, FinishReason, Request, RequestId, SamplingParams, SequenceId, StepPlan, TokenId,
+    TokenMask,
 };
 
 const VOCAB_SIZE: usize = 32;
@@ -78,6 +79,10 @@ impl FakeModel {
     }
 }
 
+fn unmasked(plan: &StepPlan) -> Vec<Option<TokenMask>> {
+    vec![None; plan.wanting_logits().count()]
+}
+
 type Outputs = BTreeMap<SequenceId, (Vec<TokenId>, Option<FinishReason>)>;
 
 struct Bench {
@@ -100,7 +105,7 @@ impl Bench {
         check_blocks_are_not_shared(&plan);
         self.num_preemptions += plan.preempted.len();
         let logits = self.model.execute(&plan, self.block_size);
-        let sampled = self.engine.sample(&plan, &logits, VOCAB_SIZE);
+        let sampled = self.engine.sample(&plan, &logits, VOCAB_SIZE, &unmasked(&plan));
         for event in self.engine.complete(&plan, sampled) {
             let Event::Token { sequence, sampled, finished } = event else { panic!("{event:?}") };
             let output = self.outputs.entry(sequence).or_default();
@@ -269,7 +274,7 @@ fn blocks_of_a_request_aborted_during_a_step_stay_until_it_is_computed() {
     let plan = engine.plan_step();
     assert!(engine.abort(RequestId(1)));
     assert_eq!(engine.load().blocks_used, 6);
-    let sampled = engine.sample(&plan, &[0.5; VOCAB_SIZE], VOCAB_SIZE);
+    let sampled = engine.sample(&plan, &[0.5; VOCAB_SIZE], VOCAB_SIZE, &unmasked(&plan));
     assert!(engine.complete(&plan, sampled).is_empty());
     assert_eq!(engine.load().blocks_used, 0);
     assert!(engine.plan_step().is_empty());
@@ -363,7 +368,7 @@ fn a_sequence_without_a_number_among_its_logits_fails_alone() {
     let plan = engine.plan_step();
     let mut logits = vec![f32::NAN; VOCAB_SIZE];
     logits.extend([1.0; VOCAB_SIZE]);
-    let sampled = engine.sample(&plan, &logits, VOCAB_SIZE);
+    let sampled = engine.sample(&plan, &logits, VOCAB_SIZE, &unmasked(&plan));
     let events = engine.complete(&plan, sampled);
     assert!(matches!(events[0], Event::Failed { .. }));
     assert!(matches!(events[1], Event::Token { .. }));

@@ -17,14 +17,22 @@ pub enum DType {
     Q4_0,
     /// 32 elements: f16 scale, f16 minimum, 16 bytes of nibbles, value = nibble * scale + minimum. 20 bytes.
     Q4_1,
+    /// OCP 8-bit float: sign, 4 bits of exponent, 3 of mantissa; no infinities.
+    F8E4M3,
+    /// 16 elements: E4M3 scale, 8 bytes of E2M1 nibbles; byte `j` holds element `2j` in its low nibble and `2j + 1` in
+    /// its high one. 9 bytes. A checkpoint's global scale is the tensor's [`TensorScale`](crate::TensorScale).
+    NVFP4,
+    /// 32 elements: E8M0 scale, 16 bytes of E2M1 nibbles, paired as in [`DType::NVFP4`]. 17 bytes.
+    MXFP4,
 }
 
 impl DType {
     /// Elements in one block; 1 for plain types.
     pub const fn block_elements(self) -> usize {
         match self {
-            Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 => 32,
+            Self::F32 | Self::F16 | Self::BF16 | Self::F8E4M3 => 1,
+            Self::NVFP4 => 16,
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::MXFP4 => 32,
         }
     }
 
@@ -36,6 +44,9 @@ impl DType {
             Self::Q8_0 => 34,
             Self::Q4_0 => 18,
             Self::Q4_1 => 20,
+            Self::F8E4M3 => 1,
+            Self::NVFP4 => 9,
+            Self::MXFP4 => 17,
         }
     }
 
@@ -62,6 +73,9 @@ impl DType {
             Self::Q8_0 => "Q8_0",
             Self::Q4_0 => "Q4_0",
             Self::Q4_1 => "Q4_1",
+            Self::F8E4M3 => "F8_E4M3",
+            Self::NVFP4 => "NVFP4",
+            Self::MXFP4 => "MXFP4",
         }
     }
 }

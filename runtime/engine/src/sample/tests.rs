@@ -7,7 +7,7 @@ fn at(position: u64) -> Draw {
 }
 
 fn token(logits: &[f32], params: &SamplingParams, draw: Draw) -> TokenId {
-    sample(logits, params, None, draw).unwrap().token_id
+    sample(logits, params, None, None, draw).unwrap().token_id
 }
 
 fn warm() -> SamplingParams {
@@ -61,7 +61,7 @@ fn logits_that_are_not_numbers_are_never_chosen() {
         assert_eq!(token(&[f32::NAN, 0.0, f32::NEG_INFINITY, f32::NAN], &warm(), at(position)), 1);
     }
     for nonsense in [f32::NAN, f32::NEG_INFINITY] {
-        let error = sample(&[nonsense; 3], &warm(), None, DRAW).unwrap_err();
+        let error = sample(&[nonsense; 3], &warm(), None, None, DRAW).unwrap_err();
         assert_eq!(error, SampleError::NoFiniteLogit { vocab_size: 3 });
     }
     let logprobs = logprobs(&[f32::NAN, 0.0, 0.0], 1, 5);
@@ -124,7 +124,7 @@ fn presence_and_frequency_penalties_count_generated_tokens_only() {
     let mut counts = TokenCounts::new(&[1]);
     let presence = SamplingParams { presence_penalty: 0.6, ..SamplingParams::default() };
     let chosen = |params: &SamplingParams, counts: &TokenCounts| {
-        sample(&[1.5, 2.0], params, Some(counts), DRAW).unwrap().token_id
+        sample(&[1.5, 2.0], params, Some(counts), None, DRAW).unwrap().token_id
     };
     assert_eq!(chosen(&presence, &counts), 1, "the prompt does not count");
     counts.add_generated(1);
@@ -139,7 +139,7 @@ fn presence_and_frequency_penalties_count_generated_tokens_only() {
 fn repetition_penalty_lowers_positive_and_negative_logits_of_prompt_and_output() {
     let params = SamplingParams { repetition_penalty: 2.0, ..SamplingParams::default() };
     let counts = TokenCounts::new(&[0]);
-    let chosen = |logits: &[f32]| sample(logits, &params, Some(&counts), DRAW).unwrap().token_id;
+    let chosen = |logits: &[f32]| sample(logits, &params, Some(&counts), None, DRAW).unwrap().token_id;
     assert_eq!(chosen(&[1.9, 1.0]), 1);
     assert_eq!(chosen(&[-1.0, -1.5]), 1);
 }
@@ -155,7 +155,7 @@ fn same_seed_and_position_give_the_same_token() {
 #[test]
 fn logprobs_are_the_models_own() {
     let params = SamplingParams { logprobs: Some(2), temperature: 0.5, logit_bias: vec![(0, 50.0)], ..warm() };
-    let sampled = sample(&LOGITS, &params, None, DRAW).unwrap();
+    let sampled = sample(&LOGITS, &params, None, None, DRAW).unwrap();
     assert_eq!(sampled.token_id, 0);
     let logprobs = sampled.logprobs.unwrap();
     let expected = softmax(&LOGITS);
@@ -166,7 +166,38 @@ fn logprobs_are_the_models_own() {
 
 #[test]
 fn no_logprobs_are_computed_unless_asked_for() {
-    assert_eq!(sample(&LOGITS, &warm(), None, DRAW).unwrap().logprobs, None);
+    assert_eq!(sample(&LOGITS, &warm(), None, None, DRAW).unwrap().logprobs, None);
     let alone = SamplingParams { logprobs: Some(0), ..warm() };
-    assert!(sample(&LOGITS, &alone, None, DRAW).unwrap().logprobs.unwrap().top.is_empty());
+    assert!(sample(&LOGITS, &alone, None, None, DRAW).unwrap().logprobs.unwrap().top.is_empty());
+}
+
+#[test]
+fn a_mask_limits_the_choice_before_everything_else() {
+    let mask = TokenMask::new(vec![0b10_0100_0000_u32 | 1]);
+    let allowed = |index: usize| [0, 6, 9].contains(&index);
+    let expected = renormalised(&softmax(&LOGITS), allowed);
+    let mut counts = [0_u32; 10];
+    for position in 0..20_000 {
+        let sampled = sample(&LOGITS, &warm(), None, Some(&mask), at(position)).unwrap();
+        counts[sampled.token_id as usize] += 1;
+    }
+    for (index, probability) in expected.iter().enumerate() {
+        assert!((f64::from(counts[index]) / 20_000.0 - probability).abs() < 0.015, "{index}: {counts:?}");
+        assert!(allowed(index) || counts[index] == 0, "{index}: {counts:?}");
+    }
+    // A bias or a small top-k cannot bring back what is not allowed.
+    let pushed = SamplingParams { logit_bias: vec![(1, 100.0)], top_k: Some(1), logprobs: Some(1), ..warm() };
+    let sampled = sample(&LOGITS, &pushed, None, Some(&mask), DRAW).unwrap();
+    assert_eq!(sampled.token_id, 9);
+    assert_eq!(sampled.logprobs.unwrap().top[0].0, 1, "log-probabilities are the model's own");
+}
+
+#[test]
+fn a_mask_that_leaves_nothing_is_an_error_of_its_own() {
+    let error = |mask: &TokenMask, logits: &[f32]| sample(logits, &warm(), None, Some(mask), DRAW).unwrap_err();
+    let none = TokenMask::new(Vec::new());
+    assert_eq!(error(&none, &LOGITS), SampleError::NoAllowedToken { vocab_size: 10 });
+    let second = TokenMask::new(vec![2]);
+    assert_eq!(error(&second, &[1.0, f32::NAN]), SampleError::NoAllowedToken { vocab_size: 2 });
+    assert_eq!(error(&second, &[f32::NAN; 3]), SampleError::NoFiniteLogit { vocab_size: 3 });
 }
