@@ -20,6 +20,7 @@ mod shared;
 mod throttle;
 
 mod prompt;
+mod reasoning;
 mod refusal;
 mod service;
 mod validate;

@@ -21,8 +21,9 @@ use crate::throttle::ThrottledWeights;
 pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, LoadError> {
     let started = Instant::now();
     let config = &shared.config;
-    let OpenModel { spec, facts, weights, tokenizer, chat_template } = kindling_models::open(&config.model_path)
-        .map_err(|source| LoadError::Open { path: config.model_path.clone(), source: Box::new(source) })?;
+    let OpenModel { spec, facts, weights, tokenizer, chat_template, dialect } =
+        kindling_models::open(&config.model_path)
+            .map_err(|source| LoadError::Open { path: config.model_path.clone(), source: Box::new(source) })?;
     let plan = spec.lower();
     let limits = config.limits(facts.context_length, &plan.cache_groups)?;
     announce(shared, &facts, &limits);
@@ -50,7 +51,7 @@ pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, L
     let max_model_len = engine.max_context();
     shared.set_load(engine.load());
     let vocab_size = plan.vocab_size;
-    let loaded = LoadedModel { tokenizer: Arc::clone(&tokenizer), chat_template, vocab_size, max_model_len };
+    let loaded = LoadedModel { tokenizer: Arc::clone(&tokenizer), chat_template, dialect, vocab_size, max_model_len };
     shared.set_phase(Phase::Ready(Arc::new(loaded)));
     Ok(EngineLoop { shared: Arc::clone(shared), model, engine, tokenizer, vocab_size })
 }

@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status};
 use crate::engine_loop::{Command, Submission};
 use crate::live_request::Arrival;
 use crate::outbox::{Inbox, channel};
+use crate::prompt::Prompt;
 use crate::refusal::Refusal;
 use crate::runtime::Runtime;
 use crate::shared::{Phase, Shared};
@@ -61,7 +62,9 @@ impl Inference for InferenceService {
             match input {
                 None => Err(Refusal::EmptyPrompt),
                 Some(tokenize_request::Input::Text(text)) => prompt::text_tokens(&model, &text, add_special),
-                Some(tokenize_request::Input::Chat(chat)) => prompt::chat_tokens(&model, &chat),
+                Some(tokenize_request::Input::Chat(chat)) => {
+                    prompt::chat_prompt(&model, &chat).map(|prompt| prompt.tokens)
+                }
             }
         })
         .await??;
@@ -101,8 +104,8 @@ async fn generate(runtime: &Runtime, request: GenerateRequest) -> Result<Inbox, 
     shared.ready_model()?;
     let max_model_len = model.max_model_len;
     // The work goes on if the client hangs up, and keeps its place as long.
-    let (admitted, tokens) = blocking(move || (admitted, prompt::prompt(&model, request.input))).await?;
-    let tokens = tokens?;
+    let (admitted, prompt) = blocking(move || (admitted, prompt::prompt(&model, request.input))).await?;
+    let Prompt { tokens, reading } = prompt?;
 
     let room = max_model_len - tokens.len();
     let max_tokens = generation.max_tokens.map_or(room, |asked| asked.min(room));
@@ -132,7 +135,7 @@ async fn generate(runtime: &Runtime, request: GenerateRequest) -> Result<Inbox, 
             priority: 0,
             sampling: generation.sampling,
         },
-        arrival: Arrival { admitted, outbox, num_sequences, prompt_tokens, stop_strings, arrived },
+        arrival: Arrival { admitted, outbox, num_sequences, prompt_tokens, stop_strings, reading, arrived },
     })?;
     Ok(inbox)
 }

@@ -126,3 +126,11 @@ fn pieces_that_make_endless_merges_are_refused() {
     let message = Tokenizer::from_gguf(&metadata(&spm(&pieces))).err().unwrap().to_string();
     assert!(message.contains("more than 1500000 merges"), "{message}");
 }
+
+#[test]
+fn tokens_that_are_no_text_are_refused_by_key() {
+    let bad = [1u64.to_le_bytes().as_slice(), &[0xff]].concat();
+    let file = spm(&PIECES).without("tokenizer.ggml.tokens").array("tokenizer.ggml.tokens", 8, &[bad]);
+    let message = crate::gguf::GgufHeader::read(&file.file()).unwrap_err().to_string();
+    assert!(message.contains("tokenizer.ggml.tokens") && message.contains("UTF-8"), "{message}");
+}
