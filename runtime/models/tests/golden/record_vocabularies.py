@@ -329,7 +329,6 @@ def record(name, parts, date):
             mapped = [ids.get(i) for i in base.encode(whole, string, plain)]
             assert mapped == base.encode(tokenizer, string, plain), (name, string)
     differences = compare_second(name, second, whole, ids) if second else None
-    base.compact.__globals__["HERE"] = OUT
     value = {
         "recorded": {
             "by": "record_vocabularies.py", "truth": f"tokenizers {tokenizers.__version__}", "date": date,
@@ -353,6 +352,7 @@ def main():
     parser.add_argument("--date", default=datetime.date.today().isoformat())
     arguments = parser.parse_args()
     assert len(STRINGS) == len(set(STRINGS)), "a string is there twice"
+    base.HERE = OUT
     for make in (llama3, qwen2, qwen35, o200k, tekken, llama2, mistral_v3, spm_no_prefix, gemma4):
         if arguments.only is None or make.__name__ in arguments.only.split(","):
             record(make.__name__, make(arguments), arguments.date)
