@@ -4,11 +4,13 @@
 
 mod common;
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
 use common::{golden, ids, text};
 use kindling_models::Tokenizer;
+use kindling_models::dialect::{Answers, Dialect, ToolCalls};
 use kindling_models::gguf::GgufHeader;
 use serde_json::Value;
 
@@ -114,14 +116,47 @@ fn gemma4_is_as_recorded() {
     check("gemma4", false);
 }
 
+/// `models/` in llama.cpp's source, or a printed skip.
+fn llama_cpp_models() -> Option<OsString> {
+    const VARIABLE: &str = "KINDLING_GGML_VOCABS";
+    let folder = std::env::var_os(VARIABLE);
+    if folder.is_none() {
+        println!("SKIPPED: set {VARIABLE} to the folder models/ in llama.cpp's source to run this test");
+    }
+    folder
+}
+
+#[test]
+fn published_templates_tell_the_dialect() {
+    let Some(folder) = llama_cpp_models() else { return };
+    let tokenizer = from_gguf(&golden("vocabularies/qwen2/vocab.gguf"));
+    let cases = [
+        ("openai-gpt-oss-120b", Answers::Harmony, ToolCalls::Harmony),
+        ("Qwen-Qwen2.5-7B-Instruct", Answers::Plain, ToolCalls::Hermes),
+        ("Qwen-Qwen3-0.6B", Answers::Think, ToolCalls::Hermes),
+        ("Qwen-QwQ-32B", Answers::Think, ToolCalls::Hermes),
+        ("Qwen3.5-4B", Answers::Think, ToolCalls::QwenXml),
+        ("Qwen3-Coder", Answers::Plain, ToolCalls::QwenXml),
+        ("meta-llama-Llama-3.1-8B-Instruct", Answers::Plain, ToolCalls::LlamaJson),
+        ("meta-llama-Llama-3.2-3B-Instruct", Answers::Plain, ToolCalls::LlamaJson),
+        ("mistralai-Mistral-Nemo-Instruct-2407", Answers::Plain, ToolCalls::Mistral),
+        ("Mistral-Small-3.2-24B-Instruct-2506", Answers::Plain, ToolCalls::Mistral),
+        ("mistralai-Ministral-3-14B-Reasoning-2512", Answers::MistralThink, ToolCalls::Mistral),
+        ("google-gemma-2-2b-it", Answers::Plain, ToolCalls::None),
+        ("google-gemma-4-31B-it", Answers::GemmaChannels, ToolCalls::Gemma),
+        ("deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", Answers::Think, ToolCalls::DeepSeek),
+    ];
+    for (name, answers, tool_calls) in cases {
+        let source = std::fs::read_to_string(Path::new(&folder).join(format!("templates/{name}.jinja"))).unwrap();
+        let found = Dialect::detect("LlamaForCausalLM", &source, &tokenizer);
+        assert_eq!(found, Dialect { answers, tool_calls }, "{name}");
+    }
+}
+
 /// Whole vocabularies and vectors of llama.cpp: `models/ggml-vocab-NAME.gguf` with `.inp` and `.out` in its source.
 #[test]
 fn whole_vocabularies_give_the_ids_that_llama_cpp_expects() {
-    const VARIABLE: &str = "KINDLING_GGML_VOCABS";
-    let Some(folder) = std::env::var_os(VARIABLE) else {
-        println!("SKIPPED: set {VARIABLE} to the folder models/ in llama.cpp's source to run this test");
-        return;
-    };
+    let Some(folder) = llama_cpp_models() else { return };
     let names =
         ["llama-bpe", "qwen2", "qwen35", "gpt-2", "starcoder", "refact", "command-r", "llama-spm", "phi-3", "gemma-4"];
     let mut wrong = Vec::new();
