@@ -21,6 +21,7 @@ use crate::grammar::{Form, Grammar, Grammars};
 use crate::live_request::Arrival;
 use crate::metrics::Metrics;
 use crate::outbox::{Inbox, channel};
+use crate::prompt::Prompt;
 use crate::refusal::Refusal;
 use crate::runtime::Runtime;
 use crate::shared::{Phase, Shared};
@@ -63,7 +64,9 @@ impl Inference for InferenceService {
             match input {
                 None => Err(Refusal::EmptyPrompt),
                 Some(tokenize_request::Input::Text(text)) => prompt::text_tokens(&model, &text, add_special),
-                Some(tokenize_request::Input::Chat(chat)) => prompt::chat_tokens(&model, &chat),
+                Some(tokenize_request::Input::Chat(chat)) => {
+                    prompt::chat_prompt(&model, &chat).map(|prompt| prompt.tokens)
+                }
             }
         })
         .await??;
@@ -103,8 +106,8 @@ async fn generate(runtime: &Runtime, request: GenerateRequest) -> Result<Inbox, 
     shared.ready_model()?;
     let (max_model_len, grammars) = (model.max_model_len, Arc::clone(&model.grammars));
     // The work goes on if the client hangs up, and keeps its place as long.
-    let (admitted, tokens) = blocking(move || (admitted, prompt::prompt(&model, request.input))).await?;
-    let tokens = tokens?;
+    let (admitted, prompt) = blocking(move || (admitted, prompt::prompt(&model, request.input))).await?;
+    let Prompt { tokens, reading } = prompt?;
     let grammar = match generation.form {
         Some(form) => Some(compile(&shared.metrics, &grammars, form).await?),
         None => None,
@@ -139,7 +142,7 @@ async fn generate(runtime: &Runtime, request: GenerateRequest) -> Result<Inbox, 
             sampling: generation.sampling,
         },
         grammar,
-        arrival: Arrival { admitted, outbox, num_sequences, prompt_tokens, stop_strings, arrived },
+        arrival: Arrival { admitted, outbox, num_sequences, prompt_tokens, stop_strings, reading, arrived },
     })?;
     Ok(inbox)
 }
