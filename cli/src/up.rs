@@ -151,7 +151,11 @@ fn runtime_config(model: &LocalModel, path: PathBuf, machine: &MachineArgs) -> a
     Ok(config)
 }
 
-async fn load(runtime: &Runtime, name: &str) -> anyhow::Result<()> {
+/// Waits until a model is ready, with a bar.
+///
+/// # Errors
+/// If it never will be.
+pub async fn load(runtime: &Runtime, name: &str) -> anyhow::Result<()> {
     let mut bar = Bytes::new(&format!("load {name}"));
     let ready = runtime.ready();
     tokio::pin!(ready);

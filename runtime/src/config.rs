@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use kindling_kernels::Limits;
+use kindling_kernels::{Backend, CacheGroupKind, CacheGroupSpec, CpuBackend, KvType, Limits, ReferenceBackend};
 
 use crate::script::Script;
 
@@ -23,6 +23,16 @@ pub enum BackendKind {
     Cpu,
     /// The numeric truth: slow.
     Reference,
+}
+
+impl BackendKind {
+    /// The backend itself.
+    pub(crate) fn make(self) -> Box<dyn Backend> {
+        match self {
+            Self::Cpu => Box::new(CpuBackend::new()),
+            Self::Reference => Box::new(ReferenceBackend),
+        }
+    }
 }
 
 /// Everything a runtime needs to know before it opens the model.
@@ -100,14 +110,19 @@ impl RuntimeConfig {
         }
     }
 
-    /// What a backend must prepare for a model of `possible_context` tokens.
+    /// Threads that will compute.
+    pub fn threads(&self) -> usize {
+        self.num_threads.unwrap_or_else(|| available_parallelism().map_or(1, std::num::NonZero::get))
+    }
+
+    /// What a backend must prepare for a model of `possible_context` tokens and these cache groups.
     ///
     /// # Errors
     /// [`ConfigError`] naming the figure.
-    pub fn limits(&self, possible_context: usize) -> Result<Limits, ConfigError> {
+    pub fn limits(&self, possible_context: usize, groups: &[CacheGroupSpec]) -> Result<Limits, ConfigError> {
         let asked = self.context_length.unwrap_or_else(|| possible_context.min(DEFAULT_MAX_CONTEXT));
         let kv_tokens = self.kv_tokens.unwrap_or(asked.saturating_mul(2));
-        let num_threads = self.num_threads.unwrap_or_else(|| available_parallelism().map_or(1, std::num::NonZero::get));
+        let num_threads = self.threads();
         for (name, figure) in [
             ("context length", asked),
             ("max concurrency", self.max_concurrency),
@@ -132,9 +147,18 @@ impl RuntimeConfig {
             max_logits_per_step: self.max_concurrency,
             max_context: asked.min(num_blocks * BLOCK_SIZE),
             block_size: BLOCK_SIZE,
-            num_blocks,
+            num_blocks: groups.iter().map(|group| self.blocks_of(group, num_blocks)).collect(),
+            kv_type: KvType::Wide,
             num_threads,
         })
+    }
+
+    /// A recurrent group has a slot for each sequence, and as many for snapshots.
+    fn blocks_of(&self, group: &CacheGroupSpec, num_blocks: usize) -> usize {
+        match group.kind {
+            CacheGroupKind::Full | CacheGroupKind::Window { .. } => num_blocks,
+            CacheGroupKind::Recurrent { .. } => self.max_concurrency.saturating_mul(2),
+        }
     }
 }
 
@@ -142,24 +166,27 @@ impl RuntimeConfig {
 mod tests {
     use super::*;
 
+    const FULL: [CacheGroupSpec; 1] =
+        [CacheGroupSpec { kind: CacheGroupKind::Full, num_layers: 2, num_kv_heads: 1, head_dim: 16 }];
+
     #[test]
     fn two_full_contexts_are_kept_by_default() {
-        let limits = RuntimeConfig::new("model.gguf").limits(1000).unwrap();
-        assert_eq!((limits.max_context, limits.num_blocks), (1000, 125));
+        let limits = RuntimeConfig::new("model.gguf").limits(1000, &FULL).unwrap();
+        assert_eq!((limits.max_context, limits.num_blocks), (1000, vec![125]));
     }
 
     #[test]
     fn a_small_cache_limits_the_context() {
         let config = RuntimeConfig { kv_tokens: Some(100), ..RuntimeConfig::new("model.gguf") };
-        assert_eq!(config.limits(1000).unwrap().max_context, 112);
+        assert_eq!(config.limits(1000, &FULL).unwrap().max_context, 112);
     }
 
     #[test]
     fn impossible_figures_are_refused_by_name() {
         let config = RuntimeConfig { context_length: Some(2000), ..RuntimeConfig::new("model.gguf") };
-        let error = config.limits(1000).unwrap_err();
+        let error = config.limits(1000, &FULL).unwrap_err();
         assert_eq!(error.to_string(), "context length 2000 is more than the model's 1000 tokens");
         let config = RuntimeConfig { max_concurrency: 0, ..RuntimeConfig::new("model.gguf") };
-        assert_eq!(config.limits(1000).unwrap_err(), ConfigError::Zero { name: "max concurrency" });
+        assert_eq!(config.limits(1000, &FULL).unwrap_err(), ConfigError::Zero { name: "max concurrency" });
     }
 }

@@ -7,13 +7,14 @@ use kindling_engine::{Engine, EngineConfig};
 use kindling_kernels::{Backend, Limits, LoadProgress, Plan, WeightSource};
 use kindling_models::{ModelFacts, OpenModel};
 
+use crate::decode_reads::DecodeReads;
 use crate::engine_loop::EngineLoop;
 use crate::error::LoadError;
 use crate::grammar::Grammars;
 use crate::loaded_model::LoadedModel;
 use crate::metrics::ModelLabels;
 use crate::script::Player;
-use crate::shared::{Description, Phase, Shared};
+use crate::shared::{Description, Phase, Prepared, Shared};
 use crate::throttle::ThrottledWeights;
 
 /// Opens and prepares the model, telling how far it is; everyone is told when it is ready.
@@ -25,20 +26,23 @@ pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, L
     let config = &shared.config;
     let OpenModel { spec, facts, weights, tokenizer, chat_template } = kindling_models::open(&config.model_path)
         .map_err(|source| LoadError::Open { path: config.model_path.clone(), source: Box::new(source) })?;
-    let limits = config.limits(facts.context_length)?;
+    let plan = spec.lower();
+    let limits = config.limits(facts.context_length, &plan.cache_groups)?;
     announce(shared, &facts, &limits);
 
     let weights: Arc<dyn WeightSource> = match config.read_bytes_per_second {
         Some(rate) => Arc::new(ThrottledWeights::new(weights, rate)),
         None => weights,
     };
-    let plan = spec.lower();
     let player = config.script.as_ref().map(|script| Player::new(script, &tokenizer, plan.vocab_size)).transpose()?;
     let model = backend
         .prepare(&plan, &*weights, &limits, &mut |progress| shared.set_progress(progress))
         .map_err(|source| LoadError::Prepare { backend: backend.name(), source })?;
     let memory = model.memory();
     shared.metrics.set_memory(memory);
+    let decode_reads = DecodeReads::new(&plan, &*weights, memory, &limits);
+    // Loading happens once, so nobody has set it before.
+    let _ = shared.prepared.set(Prepared { memory, decode_reads });
     shared.metrics.model_load_seconds.set(started.elapsed().as_secs_f64());
     tracing::info!(
         seconds = started.elapsed().as_secs_f64(),
@@ -68,7 +72,7 @@ fn announce(shared: &Shared, facts: &ModelFacts, limits: &Limits) {
         quantization = facts.quantization,
         weight_bytes = facts.weight_bytes,
         max_context = limits.max_context,
-        num_blocks = limits.num_blocks,
+        num_blocks = ?limits.num_blocks,
         num_threads = limits.num_threads,
         backend = shared.backend,
         "loading model"
@@ -89,7 +93,8 @@ fn announce(shared: &Shared, facts: &ModelFacts, limits: &Limits) {
 fn engine_config(shared: &Shared, plan: &Plan, limits: &Limits, eos_token_ids: Vec<u32>) -> EngineConfig {
     EngineConfig {
         num_cache_groups: plan.cache_groups.len(),
-        num_blocks: u32::try_from(limits.num_blocks).expect("the configuration should limit the number of blocks"),
+        num_blocks: u32::try_from(limits.num_blocks.iter().copied().min().unwrap_or(1))
+            .expect("the configuration should limit the number of blocks"),
         block_size: limits.block_size,
         max_context: limits.max_context,
         max_running: limits.max_sequences,

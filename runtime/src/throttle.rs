@@ -1,12 +1,13 @@
 //! Reads weights no faster than a given rate.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use kindling_kernels::{TensorDesc, WeightError, WeightSource};
 
-/// A source that sleeps after each tensor until its bytes are due.
+/// A source that sleeps after each read until its bytes are due.
 pub struct ThrottledWeights {
     inner: Arc<dyn WeightSource>,
     bytes_per_second: u64,
@@ -31,8 +32,8 @@ impl WeightSource for ThrottledWeights {
         self.inner.describe(name)
     }
 
-    fn read(&self, name: &str, out: &mut [u8]) -> Result<(), WeightError> {
-        self.inner.read(name, out)?;
+    fn read_rows(&self, name: &str, rows: Range<usize>, out: &mut [u8]) -> Result<(), WeightError> {
+        self.inner.read_rows(name, rows, out)?;
         let num_bytes = out.len() as u64;
         let bytes_read = self.bytes_read.fetch_add(num_bytes, Ordering::Relaxed) + num_bytes;
         #[expect(clippy::cast_precision_loss, reason = "a rate need not be exact")]

@@ -13,7 +13,9 @@ mod common;
 
 use std::path::Path;
 
-use kindling_kernels::{Backend, CpuBackend, Limits, Plan, PreparedModel, ReferenceBackend, Step, StepSequence};
+use kindling_kernels::{
+    Backend, CpuBackend, KvType, Limits, Plan, PreparedModel, ReferenceBackend, Step, StepSequence,
+};
 use kindling_models::OpenModel;
 use serde_json::Value as Json;
 
@@ -72,7 +74,8 @@ fn prepare(backend: &dyn Backend, model: &OpenModel) -> (Plan, Box<dyn PreparedM
         max_logits_per_step: MAX_TOKENS,
         max_context: MAX_TOKENS,
         block_size: BLOCK_SIZE,
-        num_blocks: MAX_TOKENS / BLOCK_SIZE,
+        num_blocks: vec![MAX_TOKENS / BLOCK_SIZE; plan.cache_groups.len()],
+        kv_type: KvType::Wide,
         num_threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
     };
     let prepared = backend.prepare(&plan, &*model.weights, &limits, &mut |_| ()).unwrap();
@@ -92,6 +95,7 @@ fn logprobs(plan: &Plan, prepared: &mut dyn PreparedModel, tokens: &[u32]) -> Ve
             block_tables: vec![table; plan.cache_groups.len()],
         }],
         logit_indices: (0..tokens.len()).collect(),
+        ..Step::default()
     };
     let mut logits = Vec::new();
     prepared.execute(&step, &mut logits).unwrap();

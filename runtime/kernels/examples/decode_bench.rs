@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use common::llama::{Llama, SMOLLM2_135M};
 use common::{Part, step};
-use kindling_kernels::{Backend, CpuBackend, DType, Isa, Limits, PreparedModel};
+use kindling_kernels::{Backend, CpuBackend, DType, Isa, KvType, Limits, PreparedModel};
 
 const PROMPT: usize = 512;
 const GENERATED: usize = 16;
@@ -45,7 +45,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             max_logits_per_step: 16,
             max_context: MAX_CONTEXT,
             block_size: BLOCK_SIZE,
-            num_blocks: 16 * MAX_CONTEXT / BLOCK_SIZE,
+            num_blocks: vec![16 * MAX_CONTEXT / BLOCK_SIZE; plan.cache_groups.len()],
+            kv_type: KvType::Wide,
             num_threads,
         };
         let start = Instant::now();

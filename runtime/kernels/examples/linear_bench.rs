@@ -64,7 +64,7 @@ fn layers(dtype: DType, (out_features, in_features): (usize, usize)) -> (Plan, M
     let buffer = |width, rows| BufferSpec { name: format!("width {width}"), width, rows };
     let [input, output, shown, logits] = [0, 1, 2, 3].map(BufferId);
     let mut plan = Plan {
-        weights: vec![WeightSpec { name: "input".to_owned(), shape: vec![VOCAB_SIZE, in_features] }],
+        weights: vec![WeightSpec::whole("input", vec![VOCAB_SIZE, in_features])],
         buffers: vec![
             buffer(in_features, Rows::Tokens),
             buffer(out_features, Rows::Tokens),
@@ -83,11 +83,11 @@ fn layers(dtype: DType, (out_features, in_features): (usize, usize)) -> (Plan, M
     for layer in 0..num_layers {
         let (name, shape) = (format!("layer {layer}"), vec![out_features, in_features]);
         weights.random(&mut rng, &name, (dtype, &shape), 0.1);
-        plan.weights.push(WeightSpec { name, shape });
+        plan.weights.push(WeightSpec::whole(name, shape));
         plan.ops.push(Op::Linear { input, weight: WeightId(layer + 1), bias: None, output });
     }
     weights.random(&mut rng, "shown", (DType::F32, &[VOCAB_SIZE, VOCAB_SIZE]), 1.0);
-    plan.weights.push(WeightSpec { name: "shown".to_owned(), shape: vec![VOCAB_SIZE, VOCAB_SIZE] });
+    plan.weights.push(WeightSpec::whole("shown", vec![VOCAB_SIZE, VOCAB_SIZE]));
     plan.ops.push(Op::EmbedTokens { weight: WeightId(num_layers + 1), output: shown });
     plan.ops.push(Op::GatherLogitRows { input: shown, output: logits });
     (plan, weights, layer_bytes)

@@ -15,10 +15,22 @@ pub struct Limits {
     pub max_context: usize,
     /// Tokens per KV block.
     pub block_size: usize,
-    /// KV blocks per cache group.
-    pub num_blocks: usize,
+    /// KV blocks of each cache group, in their order; slots of a recurrent one.
+    pub num_blocks: Vec<usize>,
+    /// How keys and values are kept.
+    pub kv_type: KvType,
     /// Threads to compute with; results do not depend on it.
     pub num_threads: usize,
+}
+
+/// How keys and values are kept in the cache.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KvType {
+    /// 16 bits, of the backend's choice; `reference` keeps f32.
+    #[default]
+    Wide,
+    /// E4M3 with the checkpoint's scales, or 1.
+    F8E4M3,
 }
 
 /// How far preparation has come.

@@ -25,12 +25,13 @@ mod rms_norm;
 mod rotary;
 mod rows;
 mod stage;
+mod support;
 
 use std::sync::Mutex;
 
 pub use isa::Isa;
 
-use crate::load::{StoredTensor, load_weights, zeroes};
+use crate::load::{Keeper, WeightHead, load_weights, zeroes};
 use crate::rotary_frequencies::rotary_frequencies;
 use crate::{Backend, Limits, LoadProgress, Op, Plan, PrepareError, PreparedModel, WeightSource, dequantise, validate};
 use buffers::Buffers;
@@ -88,12 +89,8 @@ impl Backend for CpuBackend {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Box<dyn PreparedModel>, PrepareError> {
         validate::validate(plan, limits)?;
-        let mut held = Vec::with_capacity(plan.weights.len());
-        load_weights(plan, weights, progress, |stored| {
-            held.push(keep(&stored)?);
-            Ok(())
-        })?;
-        let weights = Weights(held);
+        support::check(plan, limits)?;
+        let weights = Weights(load_weights(plan, weights, progress, &Repack)?);
         let rotaries = plan
             .rotaries
             .iter()
@@ -102,7 +99,10 @@ impl Backend for CpuBackend {
                 RotaryAngles::new(rotary_frequencies(spec, factors), spec.style)
             })
             .collect();
-        let caches = plan.cache_groups.iter().map(|spec| KvCache::new(spec, limits)).collect::<Result<Vec<_>, _>>()?;
+        let groups = plan.cache_groups.iter().zip(&limits.num_blocks);
+        let caches = groups
+            .map(|(spec, num_blocks)| KvCache::new(spec, limits.block_size, *num_blocks))
+            .collect::<Result<Vec<_>, _>>()?;
         let scratch = (0..limits.num_threads)
             .map(|_| zeroes(scratch_tiles(limits), "attention scores").map(Mutex::new))
             .collect::<Result<_, _>>()?;
@@ -124,15 +124,31 @@ impl Backend for CpuBackend {
     }
 }
 
-/// Repacks a matrix, dequantises anything else.
-fn keep(stored: &StoredTensor<'_>) -> Result<Weight, PrepareError> {
-    if stored.spec.shape.len() == 2 {
-        return PackedMatrix::new(stored).map(Weight::Matrix);
+/// Repacks matrices, dequantises anything else.
+struct Repack;
+
+impl Keeper for Repack {
+    type Held = Weight;
+
+    fn begin(&self, head: WeightHead<'_>) -> Result<Weight, PrepareError> {
+        let WeightHead { spec, dtype, row_scales } = head;
+        if row_scales.is_some() {
+            let what = format!("the scale of {} beside its blocks", spec.name);
+            return Err(PrepareError::Unsupported { backend: "cpu", what });
+        }
+        if spec.shape.len() == 2 {
+            return PackedMatrix::new(spec, dtype).map(Weight::Matrix);
+        }
+        zeroes(spec.num_rows().checked_mul(spec.row_len()), "a vector").map(|values| Weight::Vector { values, dtype })
     }
-    let elements = stored.spec.shape.iter().try_fold(1usize, |product, size| product.checked_mul(*size));
-    let mut values = zeroes(elements, "a vector")?;
-    dequantise::dequantise_into(stored.dtype, stored.bytes, &mut values);
-    Ok(Weight::Vector(values))
+
+    fn rows(&self, held: &mut Weight, first_row: usize, bytes: &[u8]) {
+        match held {
+            Weight::Matrix(matrix) => matrix.place_rows(first_row, bytes),
+            // Its one row.
+            Weight::Vector { values, dtype } => dequantise::dequantise_into(*dtype, bytes, values),
+        }
+    }
 }
 
 /// Room for the input of the widest linear layer of an integer family.

@@ -18,13 +18,13 @@ pub mod step;
 pub mod validate;
 pub mod weights;
 
-pub use backend::{Backend, ExecuteError, Limits, LoadProgress, MemoryUse, PrepareError, PreparedModel};
+pub use backend::{Backend, ExecuteError, KvType, Limits, LoadProgress, MemoryUse, PrepareError, PreparedModel};
 pub use cpu::{CpuBackend, Isa};
 pub use dtype::DType;
 pub use plan::{
-    Activation, BufferId, BufferSpec, CacheGroupId, CacheGroupKind, CacheGroupSpec, Op, Plan, RopeScaling, RotaryId,
-    RotarySpec, RotaryStyle, Rows, WeightId, WeightSpec,
+    Activation, BufferId, BufferSpec, CacheGroupId, CacheGroupKind, CacheGroupSpec, DeltaNetShape, ExpertWeights, Op,
+    Plan, RopeScaling, RotaryId, RotarySpec, RotaryStyle, RouteRule, RowRange, Rows, WeightId, WeightSpec,
 };
 pub use reference::ReferenceBackend;
-pub use step::{Step, StepError, StepSequence};
-pub use weights::{TensorDesc, WeightError, WeightSource};
+pub use step::{EVICTED_BLOCK, SlotCopy, Step, StepError, StepSequence};
+pub use weights::{TensorDesc, TensorScale, WeightError, WeightSource};

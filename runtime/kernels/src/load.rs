@@ -1,55 +1,65 @@
-//! Reads the weights of a plan, one tensor at a time, and checks each against what the plan needs.
+//! Reads the weights of a plan in stages of some rows, and checks each against what the plan needs.
 
-use crate::{DType, LoadProgress, Plan, PrepareError, TensorDesc, WeightError, WeightSource, WeightSpec};
+use std::ops::Range;
 
-/// A tensor as stored, checked against the plan.
-pub(crate) struct StoredTensor<'a> {
+use crate::{
+    DType, LoadProgress, Plan, PrepareError, RowRange, TensorDesc, TensorScale, WeightError, WeightSource, WeightSpec,
+};
+
+/// Bytes of a stage, unless a single row is larger: what is held twice while a weight is repacked.
+const STAGE_BYTES: usize = 8 << 20;
+
+/// What is known of a weight before its rows come.
+pub(crate) struct WeightHead<'a> {
     /// What the plan asked for.
     pub spec: &'a WeightSpec,
-    /// Stored element type.
+    /// Stored element type of all its rows.
     pub dtype: DType,
-    /// `dtype.bytes_for(product of shape)` bytes.
-    pub bytes: &'a [u8],
+    /// What the elements of each row are multiplied with, beyond the scales within blocks; `[num_rows]`.
+    pub row_scales: Option<Vec<f32>>,
 }
 
-impl StoredTensor<'_> {
-    /// Rows: the outermost dimension of a matrix, 1 for a vector.
-    pub fn num_rows(&self) -> usize {
-        if self.spec.shape.len() == 2 { self.spec.shape[0] } else { 1 }
-    }
+/// What a backend makes of stored rows.
+pub(crate) trait Keeper {
+    /// A weight as held.
+    type Held;
 
-    /// Elements per row.
-    pub fn row_len(&self) -> usize {
-        self.spec.shape.last().copied().unwrap_or(0)
-    }
+    /// Makes room for a weight.
+    fn begin(&self, head: WeightHead<'_>) -> Result<Self::Held, PrepareError>;
 
-    /// Bytes per row.
-    pub fn row_bytes(&self) -> usize {
-        self.bytes.len() / self.num_rows().max(1)
-    }
+    /// Takes whole rows as stored, from `first_row` on; every row comes once.
+    fn rows(&self, held: &mut Self::Held, first_row: usize, bytes: &[u8]);
 }
 
-/// Calls `keep` with every weight of the plan in the order of their ids. One tensor is in memory at a time.
-pub(crate) fn load_weights(
+/// Reads every weight of the plan, in the order of their ids. One stage is in memory at a time.
+pub(crate) fn load_weights<K: Keeper>(
     plan: &Plan,
     source: &dyn WeightSource,
     progress: &mut dyn FnMut(LoadProgress),
-    mut keep: impl FnMut(StoredTensor<'_>) -> Result<(), PrepareError>,
-) -> Result<(), PrepareError> {
-    let descriptions = plan.weights.iter().map(|spec| describe(spec, source)).collect::<Result<Vec<_>, _>>()?;
-    let total_bytes = descriptions.iter().map(|desc| desc.num_bytes as u64).sum();
+    keeper: &K,
+) -> Result<Vec<K::Held>, PrepareError> {
+    let parts = plan.weights.iter().map(|spec| parts(spec, source)).collect::<Result<Vec<_>, _>>()?;
+    let total_bytes = parts.iter().flatten().map(|part| (part.range.count * part.desc.row_bytes()) as u64).sum();
     let mut loaded_bytes = 0;
-    let mut bytes = Vec::new();
-    for (spec, desc) in plan.weights.iter().zip(&descriptions) {
-        bytes.clear();
-        reserve(&mut bytes, desc.num_bytes, "a tensor as stored")?;
-        bytes.resize(desc.num_bytes, 0);
-        source.read(&spec.name, &mut bytes)?;
-        keep(StoredTensor { spec, dtype: desc.dtype, bytes: &bytes })?;
-        loaded_bytes += desc.num_bytes as u64;
-        progress(LoadProgress { loaded_bytes, total_bytes });
+    let mut stage = Vec::new();
+    let mut all = Vec::with_capacity(parts.len());
+    for (spec, parts) in plan.weights.iter().zip(&parts) {
+        let dtype = parts[0].desc.dtype;
+        let mut held = keeper.begin(WeightHead { spec, dtype, row_scales: row_scales(spec, parts) })?;
+        let mut first_row = 0;
+        for part in parts {
+            let row_bytes = part.desc.row_bytes();
+            for rows in stages(part.range.count, row_bytes * part.range.step) {
+                read_part(source, part, rows.clone(), &mut stage)?;
+                keeper.rows(&mut held, first_row, &stage);
+                first_row += rows.len();
+                loaded_bytes += (rows.len() * row_bytes) as u64;
+                progress(LoadProgress { loaded_bytes, total_bytes });
+            }
+        }
+        all.push(held);
     }
-    Ok(())
+    Ok(all)
 }
 
 /// Reserves room for `count` more elements, or says what could not be had.
@@ -67,17 +77,106 @@ pub(crate) fn zeroes<T: Clone + Default>(count: Option<usize>, what: &'static st
     Ok(values)
 }
 
-fn describe(spec: &WeightSpec, source: &dyn WeightSource) -> Result<TensorDesc, WeightError> {
-    let name = || spec.name.clone();
-    let desc = source.describe(&spec.name).ok_or_else(|| WeightError::Missing { name: name() })?;
-    if desc.shape != spec.shape {
-        return Err(WeightError::Shape { name: name(), found: desc.shape, expected: spec.shape.clone() });
+/// Some rows of one stored tensor.
+struct Part {
+    desc: TensorDesc,
+    range: RowRange,
+}
+
+/// Where the rows of a weight lie; checked: they exist, are as long as the plan says and of one type.
+fn parts(spec: &WeightSpec, source: &dyn WeightSource) -> Result<Vec<Part>, WeightError> {
+    let found = |name: &str| source.describe(name).ok_or_else(|| WeightError::Missing { name: name.to_owned() });
+    if spec.rows.is_empty() {
+        let desc = found(&spec.name)?;
+        if desc.shape != spec.shape {
+            let (name, expected) = (spec.name.clone(), spec.shape.clone());
+            return Err(WeightError::Shape { name, found: desc.shape, expected });
+        }
+        check_bytes(&desc)?;
+        let range = RowRange { tensor: desc.name.clone(), first: 0, step: 1, count: desc.num_rows() };
+        return Ok(vec![Part { desc, range }]);
     }
-    let row_len = spec.shape.last().copied().unwrap_or(0);
-    let elements = spec.shape.iter().try_fold(1usize, |product, size| product.checked_mul(*size));
+    let mut parts: Vec<Part> = Vec::with_capacity(spec.rows.len());
+    for range in &spec.rows {
+        let desc = found(&range.tensor)?;
+        check_bytes(&desc)?;
+        let wrong = |problem| WeightError::Part { name: range.tensor.clone(), weight: spec.name.clone(), problem };
+        let last = range.count.checked_sub(1).and_then(|steps| steps.checked_mul(range.step));
+        let last = last.and_then(|distance| distance.checked_add(range.first));
+        if range.step == 0 || last.is_none_or(|last| last >= desc.num_rows()) {
+            let RowRange { first, step, count, .. } = range;
+            let rows = desc.num_rows();
+            return Err(wrong(format!("it has {rows} rows, {count} from {first} on by {step} are needed")));
+        }
+        if desc.shape.last() != spec.shape.last() {
+            return Err(wrong(format!("its shape is {:?}, rows of {} are needed", desc.shape, spec.row_len())));
+        }
+        if let Some(first) = parts.first().filter(|first| first.desc.dtype != desc.dtype) {
+            return Err(wrong(format!("it is stored as {}, {} as {}", desc.dtype, first.desc.name, first.desc.dtype)));
+        }
+        parts.push(Part { desc, range: range.clone() });
+    }
+    let rows: usize = parts.iter().map(|part| part.range.count).sum();
+    if rows != spec.num_rows() {
+        let (name, found) = (spec.name.clone(), vec![rows, spec.row_len()]);
+        return Err(WeightError::Shape { name, found, expected: spec.shape.clone() });
+    }
+    Ok(parts)
+}
+
+fn check_bytes(desc: &TensorDesc) -> Result<(), WeightError> {
+    let row_len = desc.shape.last().copied().unwrap_or(1);
+    let elements = desc.shape.iter().try_fold(1usize, |product, size| product.checked_mul(*size));
     let num_bytes = elements.and_then(|elements| desc.dtype.bytes_for(elements));
     if desc.dtype.bytes_for(row_len).is_none() || num_bytes != Some(desc.num_bytes) {
-        return Err(WeightError::DType { name: name(), dtype: desc.dtype, role: "rows of this length" });
+        let name = desc.name.clone();
+        return Err(WeightError::DType { name, dtype: desc.dtype, role: "rows of this length" });
     }
-    Ok(desc)
+    Ok(())
+}
+
+fn row_scales(spec: &WeightSpec, parts: &[Part]) -> Option<Vec<f32>> {
+    if parts.iter().all(|part| part.desc.scale == TensorScale::One) {
+        return None;
+    }
+    let mut scales = Vec::with_capacity(spec.num_rows());
+    for Part { desc, range } in parts {
+        scales.extend((0..range.count).map(|index| match &desc.scale {
+            TensorScale::One => 1.0,
+            TensorScale::Tensor(scale) => *scale,
+            TensorScale::Rows(scales) => scales[range.first + index * range.step],
+        }));
+    }
+    Some(scales)
+}
+
+/// Cuts `count` rows into stages; `span_bytes` is what has to be read for each.
+fn stages(count: usize, span_bytes: usize) -> impl Iterator<Item = Range<usize>> {
+    let rows = (STAGE_BYTES / span_bytes.max(1)).max(1);
+    (0..count).step_by(rows).map(move |first| first..count.min(first + rows))
+}
+
+/// Reads rows `rows` of a part into `stage`, and nothing else.
+fn read_part(
+    source: &dyn WeightSource,
+    part: &Part,
+    rows: Range<usize>,
+    stage: &mut Vec<u8>,
+) -> Result<(), PrepareError> {
+    let RowRange { tensor, first, step, .. } = &part.range;
+    let row_bytes = part.desc.row_bytes();
+    let span = first + rows.start * step..first + (rows.end - 1) * step + 1;
+    let num_bytes = span.len() * row_bytes;
+    stage.clear();
+    reserve(stage, num_bytes, "a stage of stored rows")?;
+    stage.resize(num_bytes, 0);
+    source.read_rows(tensor, span, stage)?;
+    if *step > 1 {
+        for row in 1..rows.len() {
+            let from = row * step * row_bytes;
+            stage.copy_within(from..from + row_bytes, row * row_bytes);
+        }
+        stage.truncate(rows.len() * row_bytes);
+    }
+    Ok(())
 }

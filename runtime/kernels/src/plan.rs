@@ -1,7 +1,10 @@
 //! The lowered form of a model: ops over buffers in one arena, weights by name, cache groups.
 //!
 //! `kindling-models` makes it from a `ModelSpec`; backends read it and never change it.
-//! Adding an op: a variant here, and a file of its stem in the backends that need it.
+
+mod op;
+
+pub use op::{Activation, DeltaNetShape, ExpertWeights, Op, RouteRule};
 
 /// Index into [`Plan::buffers`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,12 +43,49 @@ pub struct BufferSpec {
 }
 
 /// One weight that the plan needs.
+///
+/// Its rows are all but the innermost dimension, flattened: a weight of shape `[num_experts, out_features,
+/// in_features]` has `num_experts * out_features` of them, a vector has one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WeightSpec {
-    /// Tensor name in the checkpoint.
+    /// Tensor name in the checkpoint, or a name of its own if `rows` is not empty.
     pub name: String,
     /// Row-major, outermost first: `[out_features, in_features]` or `[hidden_size]`.
     pub shape: Vec<usize>,
+    /// The stored rows that make up the weight, one range after another; empty: all rows of the tensor `name`.
+    /// So a part of a fused projection is a weight, and so are the stacked matrices of separate experts.
+    pub rows: Vec<RowRange>,
+}
+
+/// Rows `first`, `first + step`, … of a stored tensor, `count` of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowRange {
+    /// Tensor name in the checkpoint.
+    pub tensor: String,
+    /// First row.
+    pub first: usize,
+    /// Distance of rows, at least 1.
+    pub step: usize,
+    /// Number of rows, at least 1.
+    pub count: usize,
+}
+
+impl WeightSpec {
+    /// A stored tensor as it is.
+    pub fn whole(name: impl Into<String>, shape: Vec<usize>) -> Self {
+        Self { name: name.into(), shape, rows: Vec::new() }
+    }
+
+    /// Rows: the product of all dimensions but the innermost.
+    pub fn num_rows(&self) -> usize {
+        let outer = self.shape.len().saturating_sub(1);
+        self.shape[..outer].iter().fold(1, |product: usize, size| product.saturating_mul(*size))
+    }
+
+    /// Elements per row: the innermost dimension.
+    pub fn row_len(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
 }
 
 /// How a rotary embedding pairs the elements of a head.
@@ -76,6 +116,21 @@ pub enum RopeScaling {
         /// Context of pretraining, in tokens.
         original_context: f32,
     },
+    /// YaRN: frequencies between two numbers of turns are interpolated, and scores are sharpened.
+    Yarn {
+        /// Divisor of low frequencies.
+        factor: f32,
+        /// Pairs that turn more often than this over `original_context` stay.
+        beta_fast: f32,
+        /// Pairs that turn less often than this are divided.
+        beta_slow: f32,
+        /// Context of pretraining, in tokens.
+        original_context: f32,
+        /// Multiplies cosines and sines.
+        attention_factor: f32,
+        /// Whether the borders of the interpolation are rounded to whole pairs.
+        truncate: bool,
+    },
 }
 
 /// One rotary table.
@@ -103,6 +158,11 @@ pub enum CacheGroupKind {
         /// In tokens.
         window: usize,
     },
+    /// One state per layer that every token changes, in one slot per sequence. Its block table is that slot.
+    Recurrent {
+        /// f32 elements per layer.
+        state_len: usize,
+    },
 }
 
 /// Layers that share one block table.
@@ -112,113 +172,10 @@ pub struct CacheGroupSpec {
     pub kind: CacheGroupKind,
     /// Layers in this group.
     pub num_layers: usize,
-    /// Key and value heads per layer.
+    /// Key and value heads per layer; 0 in a recurrent group.
     pub num_kv_heads: usize,
-    /// Elements per head.
+    /// Elements per head; 0 in a recurrent group.
     pub head_dim: usize,
-}
-
-/// Gate activation of a feed-forward part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Activation {
-    /// `x * sigmoid(x)`.
-    Silu,
-}
-
-/// One operation. Buffers are f32; sums are f32.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Op {
-    /// `output[t] = weight[token_ids[t]]`.
-    EmbedTokens {
-        /// `[vocab_size, hidden_size]`.
-        weight: WeightId,
-        /// `[num_tokens, hidden_size]`.
-        output: BufferId,
-    },
-    /// `output = input / sqrt(mean(input^2) + eps) * weight`, by row.
-    RmsNorm {
-        /// `[rows, width]`.
-        input: BufferId,
-        /// `[width]`.
-        weight: WeightId,
-        /// Added to the mean square.
-        eps: f32,
-        /// Same shape as `input`; may be the same buffer.
-        output: BufferId,
-    },
-    /// `output = input * weight^T + bias`.
-    Linear {
-        /// `[rows, in_features]`.
-        input: BufferId,
-        /// `[out_features, in_features]`.
-        weight: WeightId,
-        /// `[out_features]`.
-        bias: Option<WeightId>,
-        /// `[rows, out_features]`, another buffer than `input`.
-        output: BufferId,
-    },
-    /// Rotates the leading `rotary_dim` elements of each head by the token's position, in place.
-    Rotary {
-        /// `[num_tokens, num_heads * head_dim]`.
-        buffer: BufferId,
-        /// Heads in a row.
-        num_heads: usize,
-        /// Elements per head.
-        head_dim: usize,
-        /// Frequencies.
-        table: RotaryId,
-    },
-    /// Writes this step's keys and values into the blocks of each sequence.
-    KvCacheAppend {
-        /// `[num_tokens, num_kv_heads * head_dim]`.
-        key: BufferId,
-        /// Same shape.
-        value: BufferId,
-        /// Group that holds the layer.
-        group: CacheGroupId,
-        /// Layer within the group, from 0.
-        layer: usize,
-    },
-    /// Causal softmax attention of each token over its sequence's cache, this step's tokens included.
-    PagedAttention {
-        /// `[num_tokens, num_heads * head_dim]`.
-        query: BufferId,
-        /// Same shape, another buffer.
-        output: BufferId,
-        /// Query heads; a multiple of the group's `num_kv_heads`.
-        num_heads: usize,
-        /// Multiplies the scores, usually `1 / sqrt(head_dim)`.
-        scale: f32,
-        /// Group that holds the layer.
-        group: CacheGroupId,
-        /// Layer within the group, from 0.
-        layer: usize,
-    },
-    /// `output = activation(gate) * up`, element by element; `output` may be `gate` or `up`.
-    GatedActivation {
-        /// `[rows, width]`.
-        gate: BufferId,
-        /// Same shape.
-        up: BufferId,
-        /// Applied to `gate`.
-        activation: Activation,
-        /// Same shape.
-        output: BufferId,
-    },
-    /// `output += input`.
-    Add {
-        /// `[rows, width]`.
-        input: BufferId,
-        /// Same shape.
-        output: BufferId,
-    },
-    /// `output[i] = input[logit_indices[i]]`: from here on only rows whose logits are wanted.
-    GatherLogitRows {
-        /// `[num_tokens, width]`.
-        input: BufferId,
-        /// `[num_logits, width]`.
-        output: BufferId,
-    },
 }
 
 /// A lowered model.

@@ -12,11 +12,11 @@ mod paged_attention;
 mod rms_norm;
 mod rotary;
 
-use crate::load::{load_weights, zeroes};
-use crate::rotary_frequencies::rotary_frequencies;
+use crate::load::{Keeper, WeightHead, load_weights, zeroes};
+use crate::rotary_frequencies::{rotary_attention_factor, rotary_frequencies};
 use crate::{
-    Backend, BufferId, CacheGroupSpec, ExecuteError, Limits, LoadProgress, MemoryUse, Op, Plan, PrepareError,
-    PreparedModel, Rows, Step, WeightId, WeightSource, dequantise, validate,
+    Backend, BufferId, CacheGroupSpec, DType, ExecuteError, KvType, Limits, LoadProgress, MemoryUse, Op, Plan,
+    PrepareError, PreparedModel, Rows, Step, WeightId, WeightSource, dequantise, validate,
 };
 
 /// Plain f32 arithmetic, one thread.
@@ -40,13 +40,9 @@ impl Backend for ReferenceBackend {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Box<dyn PreparedModel>, PrepareError> {
         validate::validate(plan, limits)?;
-        let mut tensors = Vec::new();
-        load_weights(plan, weights, progress, |stored| {
-            let mut values = zeroes(stored.num_rows().checked_mul(stored.row_len()), "a weight")?;
-            dequantise::dequantise_into(stored.dtype, stored.bytes, &mut values);
-            tensors.push(values);
-            Ok(())
-        })?;
+        check_supported(plan, limits)?;
+        let tensors = load_weights(plan, weights, progress, &Dequantise)?;
+        let tensors: Vec<Vec<f32>> = tensors.into_iter().map(|tensor| tensor.values).collect();
         let rotaries = plan
             .rotaries
             .iter()
@@ -54,10 +50,68 @@ impl Backend for ReferenceBackend {
                 rotary_frequencies(spec, spec.frequency_factors.map(|WeightId(index)| tensors[index].as_slice()))
             })
             .collect();
-        let caches = plan.cache_groups.iter().map(|spec| KvCache::new(spec, limits)).collect::<Result<_, _>>()?;
+        let groups = plan.cache_groups.iter().zip(&limits.num_blocks);
+        let caches = groups
+            .map(|(spec, num_blocks)| KvCache::new(spec, limits.block_size, *num_blocks))
+            .collect::<Result<_, _>>()?;
         let buffers = vec![Vec::new(); plan.buffers.len()];
         let (plan, limits) = (plan.clone(), limits.clone());
         Ok(Box::new(ReferenceModel { plan, limits, tensors, rotaries, caches, buffers }))
+    }
+}
+
+/// Refuses what is not interpreted yet.
+fn check_supported(plan: &Plan, limits: &Limits) -> Result<(), PrepareError> {
+    let refused = |what: String| Err(PrepareError::Unsupported { backend: "reference", what });
+    if limits.kv_type != KvType::Wide {
+        return refused("keys and values in 8 bits".to_owned());
+    }
+    for op in &plan.ops {
+        match op {
+            Op::Scale { .. }
+            | Op::SoftCap { .. }
+            | Op::SigmoidGateRows { .. }
+            | Op::MoeRoute { .. }
+            | Op::MoeExperts { .. }
+            | Op::CausalConv { .. }
+            | Op::GatedDeltaRule { .. } => return refused(format!("the op {}", op.name())),
+            Op::PagedAttention { sinks: Some(_), .. } => return refused("attention sinks".to_owned()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Makes f32 of everything.
+struct Dequantise;
+
+/// A weight that is being read.
+struct Tensor {
+    values: Vec<f32>,
+    dtype: DType,
+    row_len: usize,
+    row_scales: Option<Vec<f32>>,
+}
+
+impl Keeper for Dequantise {
+    type Held = Tensor;
+
+    fn begin(&self, head: WeightHead<'_>) -> Result<Tensor, PrepareError> {
+        let WeightHead { spec, dtype, row_scales } = head;
+        let values = zeroes(spec.num_rows().checked_mul(spec.row_len()), "a weight")?;
+        Ok(Tensor { values, dtype, row_len: spec.row_len(), row_scales })
+    }
+
+    fn rows(&self, held: &mut Tensor, first_row: usize, bytes: &[u8]) {
+        let Tensor { values, dtype, row_len, row_scales } = held;
+        let row_bytes = dtype.bytes_for(*row_len).expect("rows should be whole blocks: the loader has checked it");
+        let rows = values.chunks_exact_mut(*row_len).enumerate().skip(first_row);
+        for ((row, values), bytes) in rows.zip(bytes.chunks_exact(row_bytes)) {
+            dequantise::dequantise_into(*dtype, bytes, values);
+            if let Some(scales) = row_scales {
+                values.iter_mut().for_each(|value| *value *= scales[row]);
+            }
+        }
     }
 }
 
@@ -71,13 +125,13 @@ pub(crate) struct KvCache {
 }
 
 impl KvCache {
-    fn new(spec: &CacheGroupSpec, limits: &Limits) -> Result<Self, PrepareError> {
+    fn new(spec: &CacheGroupSpec, block_size: usize, num_blocks: usize) -> Result<Self, PrepareError> {
         let row_len = spec.num_kv_heads * spec.head_dim;
-        let count = [spec.num_layers, limits.num_blocks, limits.block_size]
+        let count = [spec.num_layers, num_blocks, block_size]
             .iter()
             .try_fold(row_len, |product, size| product.checked_mul(*size));
         let (keys, values) = (zeroes(count, "the KV cache")?, zeroes(count, "the KV cache")?);
-        Ok(Self { block_size: limits.block_size, row_len, num_blocks: limits.num_blocks, keys, values })
+        Ok(Self { block_size, row_len, num_blocks, keys, values })
     }
 
     /// Where the row of `position` lies in `keys` and `values`.
@@ -132,9 +186,11 @@ impl ReferenceModel {
             Op::EmbedTokens { weight, output } => {
                 embed_tokens::embed_tokens(&step.token_ids, &self.tensors[weight.0], &mut self.buffers[output.0]);
             }
-            Op::RmsNorm { input, weight, eps, output } => {
+            Op::RmsNorm { input, weight, eps, weight_offset, group_width, output } => {
                 let input = self.buffers[input.0].clone();
-                rms_norm::rms_norm(&input, &self.tensors[weight.0], eps, &mut self.buffers[output.0]);
+                let weight = weight.map(|weight| self.tensors[weight.0].as_slice());
+                let spec = rms_norm::NormSpec { weight, eps, weight_offset, group_width };
+                rms_norm::rms_norm(&input, &spec, &mut self.buffers[output.0]);
             }
             Op::Linear { input, weight, bias, output } => {
                 let input = linear::LinearInput {
@@ -145,18 +201,47 @@ impl ReferenceModel {
                 };
                 linear::linear(&input, &mut self.buffers[output.0]);
             }
+            Op::Rotary { .. } | Op::KvCacheAppend { .. } | Op::PagedAttention { .. } => {
+                self.execute_attention(op, step)
+            }
+            Op::GatedActivation { gate, up, activation, output } => {
+                let (gate, up) = (self.buffers[gate.0].clone(), self.buffers[up.0].clone());
+                gated_activation::gated_activation(&gate, &up, activation, &mut self.buffers[output.0]);
+            }
+            Op::Scale { .. }
+            | Op::SoftCap { .. }
+            | Op::SigmoidGateRows { .. }
+            | Op::MoeRoute { .. }
+            | Op::MoeExperts { .. }
+            | Op::CausalConv { .. }
+            | Op::GatedDeltaRule { .. } => unreachable!("prepare should have refused {}", op.name()),
+            Op::Add { input, output } => {
+                let input = self.buffers[input.0].clone();
+                add::add(&input, &mut self.buffers[output.0]);
+            }
+            Op::GatherLogitRows { input, output } => {
+                let (input, row_len) = (self.buffers[input.0].clone(), self.width(input));
+                gather_logit_rows::gather_logit_rows(&input, row_len, &step.logit_indices, &mut self.buffers[output.0]);
+            }
+        }
+    }
+
+    fn execute_attention(&mut self, op: &Op, step: &Step) {
+        match *op {
             Op::Rotary { buffer, num_heads: _, head_dim, table } => {
-                let (spec, frequencies) = (&self.plan.rotaries[table.0], &self.rotaries[table.0]);
+                let (spec, frequencies) = (&self.plan.rotaries[table.0], self.rotaries[table.0].as_slice());
+                let attention_factor = rotary_attention_factor(spec);
+                let table = rotary::RotaryTable { style: spec.style, frequencies, attention_factor };
                 let row_len = self.plan.buffers[buffer.0].width;
                 for (row, position) in self.buffers[buffer.0].chunks_exact_mut(row_len).zip(&step.positions) {
-                    rotary::rotary(row, head_dim, (spec.style, frequencies), position[0]);
+                    rotary::rotary(row, head_dim, &table, position[0]);
                 }
             }
-            Op::KvCacheAppend { key, value, group, layer } => {
+            Op::KvCacheAppend { key, value, group, layer, kv_scales: _ } => {
                 let (key, value) = (&self.buffers[key.0], &self.buffers[value.0]);
                 kv_cache_append::kv_cache_append(&mut self.caches[group.0], (group, layer), step, (key, value));
             }
-            Op::PagedAttention { query, output, num_heads: _, scale, group, layer } => {
+            Op::PagedAttention { query, output, num_heads: _, scale, sinks: _, group, layer } => {
                 let query = self.buffers[query.0].clone();
                 let spec =
                     paged_attention::AttentionSpec { group, layer, scale, cache: &self.plan.cache_groups[group.0] };
@@ -167,18 +252,7 @@ impl ReferenceModel {
                     (&query, &mut self.buffers[output.0]),
                 );
             }
-            Op::GatedActivation { gate, up, activation, output } => {
-                let (gate, up) = (self.buffers[gate.0].clone(), self.buffers[up.0].clone());
-                gated_activation::gated_activation(&gate, &up, activation, &mut self.buffers[output.0]);
-            }
-            Op::Add { input, output } => {
-                let input = self.buffers[input.0].clone();
-                add::add(&input, &mut self.buffers[output.0]);
-            }
-            Op::GatherLogitRows { input, output } => {
-                let (input, row_len) = (self.buffers[input.0].clone(), self.width(input));
-                gather_logit_rows::gather_logit_rows(&input, row_len, &step.logit_indices, &mut self.buffers[output.0]);
-            }
+            _ => unreachable!("execute_op should have seen to {}", op.name()),
         }
     }
 

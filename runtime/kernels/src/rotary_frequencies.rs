@@ -4,6 +4,14 @@ use std::f64::consts::TAU;
 
 use crate::{RopeScaling, RotarySpec};
 
+/// What cosines and sines are multiplied with: YaRN sharpens the scores by it.
+pub fn rotary_attention_factor(spec: &RotarySpec) -> f32 {
+    match spec.scaling {
+        Some(RopeScaling::Yarn { attention_factor, .. }) => attention_factor,
+        _ => 1.0,
+    }
+}
+
 /// Radians per position of each rotated pair: `[rotary_dim / 2]`.
 ///
 /// `factors` are the checkpoint's own divisors (`rope_freqs.weight`), `[rotary_dim / 2]`, where it has any.
@@ -24,16 +32,39 @@ pub fn rotary_frequencies(spec: &RotarySpec, factors: Option<&[f32]>) -> Vec<f32
     (0..num_pairs)
         .map(|pair| {
             let exponent = -2.0 * pair as f64 / spec.rotary_dim as f64;
-            let frequency = scaled(f64::from(spec.theta).powf(exponent), spec.scaling);
+            let unscaled = f64::from(spec.theta).powf(exponent);
+            let frequency = match spec.scaling {
+                Some(scaling @ RopeScaling::Yarn { .. }) => yarn(spec, scaling, pair, unscaled),
+                scaling => scaled(unscaled, scaling),
+            };
             let factor = factors.and_then(|factors| factors.get(pair)).copied().unwrap_or(1.0);
             (frequency / f64::from(factor)) as f32
         })
         .collect()
 }
 
+/// Peng et al. 2023, arXiv:2309.00071, section 3.2: pairs that turn often stay, pairs that turn seldom are divided,
+/// those between are a mixture.
+fn yarn(spec: &RotarySpec, scaling: RopeScaling, pair: usize, frequency: f64) -> f64 {
+    let RopeScaling::Yarn { factor, beta_fast, beta_slow, original_context, truncate, .. } = scaling else {
+        return frequency;
+    };
+    let dim = spec.rotary_dim as f64;
+    // The pair that turns so many times over the original context.
+    let pair_of = |turns: f32| {
+        dim * (f64::from(original_context) / (f64::from(turns) * TAU)).ln() / (2.0 * f64::from(spec.theta).ln())
+    };
+    let (low, high) = (pair_of(beta_fast), pair_of(beta_slow));
+    let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
+    let (low, high) = (low.max(0.0), high.min(dim - 1.0));
+    let high = if low >= high { low + 0.001 } else { high };
+    let divided = ((pair as f64 - low) / (high - low)).clamp(0.0, 1.0);
+    frequency * (1.0 - divided) + frequency / f64::from(factor) * divided
+}
+
 fn scaled(frequency: f64, scaling: Option<RopeScaling>) -> f64 {
     match scaling {
-        None => frequency,
+        None | Some(RopeScaling::Yarn { .. }) => frequency,
         Some(RopeScaling::Linear { factor }) => frequency / f64::from(factor),
         Some(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context }) => {
             let (factor, low, high) = (f64::from(factor), f64::from(low_freq_factor), f64::from(high_freq_factor));

@@ -3,7 +3,21 @@
 //! Prefill, decode and mixtures of both are the same thing here. A sequence contributes `query_len` tokens that
 //! follow `context_len` tokens already in the cache.
 
-use crate::Limits;
+use crate::{CacheGroupKind, Limits};
+
+/// In the block table of a window group: positions that no query can see any more.
+pub const EVICTED_BLOCK: u32 = u32::MAX;
+
+/// Copies the state of all layers of a recurrent group from one slot to another: a snapshot, or its restoration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotCopy {
+    /// Index of the group.
+    pub group: usize,
+    /// Slot that is read.
+    pub from: u32,
+    /// Slot that is overwritten.
+    pub to: u32,
+}
 
 /// The part of one sequence in a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +28,9 @@ pub struct StepSequence {
     pub query_len: usize,
     /// Tokens of the sequence that are in the cache before this step.
     pub context_len: usize,
-    /// Block ids per cache group, in order of position; enough for `context_len + query_len` tokens.
+    /// Block ids per cache group, in order of position; enough for `context_len + query_len` tokens. In a window group
+    /// blocks that no query can see any more may be [`EVICTED_BLOCK`]. In a recurrent group: the one slot of the
+    /// sequence, which starts as zeroes where `context_len` is 0.
     pub block_tables: Vec<Vec<u32>>,
 }
 
@@ -27,8 +43,12 @@ pub struct Step {
     pub positions: Vec<[u32; 3]>,
     /// The sequences, in the order of their rows.
     pub sequences: Vec<StepSequence>,
-    /// Rows whose logits are wanted, ascending.
+    /// Rows whose logits are wanted, ascending. Several of one sequence where drafts are verified.
     pub logit_indices: Vec<usize>,
+    /// Done before anything is computed, in order.
+    pub copies_before: Vec<SlotCopy>,
+    /// Done after all is computed, in order.
+    pub copies_after: Vec<SlotCopy>,
 }
 
 /// Why a step is refused before anything is computed.
@@ -76,6 +96,7 @@ impl Step {
         for index in &self.logit_indices {
             at_most("logit index", *index, num_tokens.saturating_sub(1))?;
         }
+        self.validate_copies(plan, limits)?;
         let mut next_row = 0;
         for sequence in &self.sequences {
             equal("query start", sequence.query_start, next_row)?;
@@ -90,12 +111,37 @@ impl Step {
         equal("block tables", sequence.block_tables.len(), plan.cache_groups.len())?;
         let length = sequence.context_len.saturating_add(sequence.query_len);
         at_most("sequence length", length, limits.max_context)?;
-        for table in &sequence.block_tables {
-            let needed = length.div_ceil(limits.block_size);
+        let groups = plan.cache_groups.iter().zip(&limits.num_blocks);
+        for (table, (group, num_blocks)) in sequence.block_tables.iter().zip(groups) {
+            let last_block = num_blocks.saturating_sub(1);
+            let needed = match group.kind {
+                CacheGroupKind::Recurrent { .. } => 1,
+                _ => length.div_ceil(limits.block_size),
+            };
             equal("blocks present for the length", usize::from(table.len() >= needed), 1)?;
-            for block in table {
-                at_most("block id", *block as usize, limits.num_blocks.saturating_sub(1))?;
+            let seen = match group.kind {
+                CacheGroupKind::Window { window } => {
+                    (sequence.context_len + 1).saturating_sub(window) / limits.block_size
+                }
+                _ => 0,
+            };
+            for (index, block) in table[..needed].iter().enumerate() {
+                if *block != EVICTED_BLOCK || index >= seen {
+                    at_most("block id", *block as usize, last_block)?;
+                }
             }
+        }
+        Ok(())
+    }
+
+    fn validate_copies(&self, plan: &crate::Plan, limits: &Limits) -> Result<(), StepError> {
+        for copy in self.copies_before.iter().chain(&self.copies_after) {
+            at_most("group of a copied slot", copy.group, plan.cache_groups.len().saturating_sub(1))?;
+            let kind = plan.cache_groups[copy.group].kind;
+            equal("copy in a recurrent group", usize::from(matches!(kind, CacheGroupKind::Recurrent { .. })), 1)?;
+            let last_slot = limits.num_blocks[copy.group].saturating_sub(1);
+            at_most("slot that is copied", copy.from as usize, last_slot)?;
+            at_most("slot that is copied to", copy.to as usize, last_slot)?;
         }
         Ok(())
     }

@@ -1,6 +1,10 @@
 //! Checks that a plan does not contradict itself, so that backends may index by it without further checks.
 
-use crate::{BufferId, CacheGroupId, Limits, Op, Plan, PrepareError, RotaryId, Rows, WeightId};
+mod attention;
+mod delta_net;
+mod moe;
+
+use crate::{BufferId, CacheGroupKind, Limits, Op, Plan, PrepareError, Rows, WeightId};
 
 /// Checks every id, width and row rule of `plan`, and that `limits` leave room for at least one token.
 ///
@@ -12,13 +16,10 @@ pub fn validate(plan: &Plan, limits: &Limits) -> Result<(), PrepareError> {
 
 fn check(plan: &Plan, limits: &Limits) -> Result<(), String> {
     check_limits(limits)?;
+    check_groups(plan, limits)?;
     ensure(plan.vocab_size > 0, || "vocab_size is 0".to_owned())?;
     for buffer in &plan.buffers {
         ensure(buffer.width > 0, || format!("buffer {} has width 0", buffer.name))?;
-    }
-    for (index, group) in plan.cache_groups.iter().enumerate() {
-        let product = group.num_kv_heads.checked_mul(group.head_dim).unwrap_or(0);
-        ensure(product > 0, || format!("cache group {index} has no heads or no elements"))?;
     }
     for (index, rotary) in plan.rotaries.iter().enumerate() {
         let even = rotary.rotary_dim > 0 && rotary.rotary_dim % 2 == 0;
@@ -41,8 +42,9 @@ fn check_limits(limits: &Limits) -> Result<(), String> {
         max_logits_per_step,
         max_context,
         block_size,
-        num_blocks,
+        num_blocks: _,
         num_threads,
+        kv_type: _,
     } = limits;
     let figures = [
         ("max_tokens_per_step", max_tokens_per_step),
@@ -50,11 +52,28 @@ fn check_limits(limits: &Limits) -> Result<(), String> {
         ("max_logits_per_step", max_logits_per_step),
         ("max_context", max_context),
         ("block_size", block_size),
-        ("num_blocks", num_blocks),
         ("num_threads", num_threads),
     ];
     for (name, value) in figures {
         ensure(*value > 0, || format!("limit {name} is 0"))?;
+    }
+    Ok(())
+}
+
+fn check_groups(plan: &Plan, limits: &Limits) -> Result<(), String> {
+    let (found, expected) = (limits.num_blocks.len(), plan.cache_groups.len());
+    ensure(found == expected, || format!("limit num_blocks is given for {found} of {expected} cache groups"))?;
+    for (index, (group, num_blocks)) in plan.cache_groups.iter().zip(&limits.num_blocks).enumerate() {
+        ensure(*num_blocks > 0, || format!("limit num_blocks of cache group {index} is 0"))?;
+        let product = match group.kind {
+            CacheGroupKind::Recurrent { state_len } => state_len,
+            CacheGroupKind::Full | CacheGroupKind::Window { .. } => {
+                group.num_kv_heads.checked_mul(group.head_dim).unwrap_or(0)
+            }
+        };
+        ensure(product > 0, || format!("cache group {index} has no heads or no elements"))?;
+        let window = !matches!(group.kind, CacheGroupKind::Window { window: 0 });
+        ensure(window, || format!("cache group {index} has a window of 0 tokens"))?;
     }
     Ok(())
 }
@@ -65,9 +84,13 @@ fn check_op(plan: &Plan, op: &Op) -> Result<(), String> {
             has_rows(plan, output, Rows::Tokens)?;
             has_shape(plan, weight, &[plan.vocab_size, width(plan, output)?])
         }
-        Op::RmsNorm { input, weight, eps: _, output } => {
+        Op::RmsNorm { input, weight, eps: _, weight_offset: _, group_width, output } => {
             same_shape(plan, input, output)?;
-            has_shape(plan, weight, &[width(plan, input)?])
+            let width = width(plan, input)?;
+            ensure(group_width > 0 && width % group_width == 0, || {
+                format!("width {width} is no multiple of the norm's {group_width} elements")
+            })?;
+            weight.map_or(Ok(()), |weight| has_shape(plan, weight, &[group_width]))
         }
         Op::Linear { input, weight, bias, output } => {
             differ(input, output)?;
@@ -75,38 +98,25 @@ fn check_op(plan: &Plan, op: &Op) -> Result<(), String> {
             has_shape(plan, weight, &[width(plan, output)?, width(plan, input)?])?;
             bias.map_or(Ok(()), |bias| has_shape(plan, bias, &[width(plan, output)?]))
         }
-        Op::Rotary { buffer, num_heads, head_dim, table } => {
-            let RotaryId(index) = table;
-            let rotary = plan.rotaries.get(index).ok_or_else(|| format!("there is no rotary {index}"))?;
-            ensure(rotary.rotary_dim <= head_dim, || {
-                format!("rotary_dim {} exceeds head_dim {head_dim}", rotary.rotary_dim)
-            })?;
-            has_rows(plan, buffer, Rows::Tokens)?;
-            has_width(plan, buffer, num_heads.saturating_mul(head_dim))
-        }
-        Op::KvCacheAppend { key, value, group, layer } => {
-            let kv_width = cache_layer(plan, group, layer)?;
-            for buffer in [key, value] {
-                has_rows(plan, buffer, Rows::Tokens)?;
-                has_width(plan, buffer, kv_width)?;
-            }
-            Ok(())
-        }
-        Op::PagedAttention { query, output, num_heads, scale: _, group, layer } => {
-            cache_layer(plan, group, layer)?;
-            let spec = &plan.cache_groups[group.0];
-            ensure(num_heads > 0 && num_heads % spec.num_kv_heads == 0, || {
-                format!("{num_heads} query heads are no multiple of {} kv heads", spec.num_kv_heads)
-            })?;
-            differ(query, output)?;
-            same_shape(plan, query, output)?;
-            has_rows(plan, query, Rows::Tokens)?;
-            has_width(plan, query, num_heads.saturating_mul(spec.head_dim))
-        }
+        Op::Rotary { .. } | Op::KvCacheAppend { .. } | Op::PagedAttention { .. } => attention::check(plan, op),
         Op::GatedActivation { gate, up, activation: _, output } => {
             same_shape(plan, gate, up)?;
             same_shape(plan, gate, output)
         }
+        Op::Scale { buffer: id, factor: _, weight } => {
+            buffer(plan, id)?;
+            weight.map_or(Ok(()), |weight| has_shape(plan, weight, &[1]))
+        }
+        Op::SoftCap { buffer: id, cap } => {
+            buffer(plan, id)?;
+            ensure(cap > 0.0, || format!("cap is {cap}, expected more than 0"))
+        }
+        Op::SigmoidGateRows { gate, output } => {
+            has_width(plan, gate, 1)?;
+            same_rows(plan, gate, output)
+        }
+        Op::MoeRoute { .. } | Op::MoeExperts { .. } => moe::check(plan, op),
+        Op::CausalConv { .. } | Op::GatedDeltaRule { .. } => delta_net::check(plan, op),
         Op::Add { input, output } => {
             differ(input, output)?;
             same_shape(plan, input, output)
@@ -157,11 +167,4 @@ fn differ(first: BufferId, second: BufferId) -> Result<(), String> {
 fn has_shape(plan: &Plan, id: WeightId, expected: &[usize]) -> Result<(), String> {
     let spec = plan.weights.get(id.0).ok_or_else(|| format!("there is no weight {}", id.0))?;
     ensure(spec.shape == expected, || format!("weight {} has shape {:?}, expected {expected:?}", spec.name, spec.shape))
-}
-
-/// Width of a row of keys of this layer.
-fn cache_layer(plan: &Plan, group: CacheGroupId, layer: usize) -> Result<usize, String> {
-    let spec = plan.cache_groups.get(group.0).ok_or_else(|| format!("there is no cache group {}", group.0))?;
-    ensure(layer < spec.num_layers, || format!("layer {layer} of a cache group of {} layers", spec.num_layers))?;
-    Ok(spec.num_kv_heads * spec.head_dim)
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::plans::PlanBuilder;
-use common::{MemoryWeights, Part, Rng, assert_close, cpu_backends, limits, prepare, run, step};
+use common::{MemoryWeights, NUM_BLOCKS, Part, Rng, assert_close, cpu_backends, limits, prepare, run, step};
 use kindling_kernels::{
     Backend, CacheGroupId, CacheGroupKind, CacheGroupSpec, Limits, Op, Plan, ReferenceBackend, Rows, WeightSource,
 };
@@ -25,8 +25,8 @@ fn attention(
     let (query, key, value) = (builder.input(width), builder.input(kv_width), builder.input(kv_width));
     let output = builder.buffer(width, Rows::Tokens);
     let (group, layer, scale) = (CacheGroupId(0), 1, 3.0 / (head_dim as f32).sqrt());
-    builder.plan.ops.push(Op::KvCacheAppend { key, value, group, layer });
-    builder.plan.ops.push(Op::PagedAttention { query, output, num_heads, scale, group, layer });
+    builder.plan.ops.push(Op::KvCacheAppend { key, value, group, layer, kv_scales: None });
+    builder.plan.ops.push(Op::PagedAttention { query, output, num_heads, scale, sinks: None, group, layer });
     builder.finish(output)
 }
 
@@ -63,7 +63,7 @@ fn matches_reference_over_scattered_blocks() {
             for block_size in [16, 32, 8, 20] {
                 let model = attention(heads, kind);
                 let limits = Limits { block_size, ..limits() };
-                let blocks = rng.permutation(limits.num_blocks);
+                let blocks = rng.permutation(NUM_BLOCKS);
                 let tokens = tokens(&mut rng, 61, model.0.vocab_size);
                 let cuts = [1, 2, 3, 33, 5, 17];
                 let expected = in_steps(&ReferenceBackend, &model, (&tokens, &blocks), (&cuts, &limits));
@@ -119,7 +119,7 @@ fn what_one_sequence_leaves_in_a_block_does_not_reach_the_next() {
     for name in ["weight 1", "weight 2"] {
         let desc = weights.describe(name).unwrap();
         let mut bytes = vec![0; desc.num_bytes];
-        weights.read(name, &mut bytes).unwrap();
+        weights.read_rows(name, 0..desc.num_rows(), &mut bytes).unwrap();
         for (row, value) in bytes.chunks_exact_mut(40 * 4).zip([f32::NAN, f32::INFINITY]) {
             row.as_chunks_mut::<4>().0.fill(value.to_le_bytes());
         }

@@ -3,8 +3,8 @@
 mod common;
 
 use common::plans::PlanBuilder;
-use common::{Part, assert_close, cpu_backends, limits, run, step};
-use kindling_kernels::{DType, Op, ReferenceBackend, Rows};
+use common::{Part, assert_close, cpu_backends, limits, norm, run, step};
+use kindling_kernels::{DType, ReferenceBackend, Rows};
 
 /// Order of f32 sums: measured 3.9e-7 at most on 2026-11-22.
 const TOLERANCE: f64 = 1e-6;
@@ -16,8 +16,10 @@ fn matches_reference_in_place_and_not() {
             let mut builder = PlanBuilder::new(width);
             let (input, output) = (builder.input(width), builder.buffer(width, Rows::Tokens));
             let weight = builder.weight(DType::F32, &[width], 1.0);
-            builder.plan.ops.push(Op::RmsNorm { input, weight, eps: 1e-5, output });
-            builder.plan.ops.push(Op::RmsNorm { input: output, weight, eps: 1e-5, output });
+            let first = norm(&builder.plan, (input, weight), output);
+            builder.plan.ops.push(first);
+            let second = norm(&builder.plan, (output, weight), output);
+            builder.plan.ops.push(second);
             let model = builder.finish(output);
             let tokens: Vec<u32> = (0..num_rows).map(|row| (row * 5 % width) as u32).collect();
             let step = step(&[Part { tokens: &tokens, context_len: 0, blocks: &[3, 1, 2] }], 0);

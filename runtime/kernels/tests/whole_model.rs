@@ -3,7 +3,7 @@
 mod common;
 
 use common::llama::{Llama, TINY};
-use common::{DTYPES, Part, Rng, assert_close, cpu_backends, limits, prepare, run, step};
+use common::{DTYPES, Part, Rng, assert_close, cpu_backends, limits, prepare, run, step, with_blocks};
 use kindling_kernels::{
     Backend, BufferId, CacheGroupKind, CpuBackend, DType, Limits, Op, PrepareError, ReferenceBackend, Step, StepError,
     WeightError, WeightId,
@@ -128,20 +128,23 @@ fn an_invalid_step_is_refused_and_leaves_the_cache_alone() {
 fn logits_of_an_empty_step_are_refused() {
     let (plan, _) = TINY.build();
     let step = Step { logit_indices: vec![0], ..Default::default() };
-    assert!(matches!(step.validate(&plan, &limits()), Err(StepError::Inconsistent { .. })));
+    assert!(matches!(step.validate(&plan, &with_blocks(&limits(), &plan)), Err(StepError::Inconsistent { .. })));
 }
 
 #[test]
 fn damaged_plans_and_weights_are_refused() {
     for backend in [&ReferenceBackend as &dyn Backend, &CpuBackend::new()] {
         let refusal = |change: &dyn Fn(&mut kindling_kernels::Plan, &mut common::MemoryWeights, &mut Limits)| {
-            let ((mut plan, mut weights), mut limits) = (TINY.build(), limits());
+            let (mut plan, mut weights) = TINY.build();
+            let mut limits = with_blocks(&limits(), &plan);
             change(&mut plan, &mut weights, &mut limits);
             backend.prepare(&plan, &weights, &limits, &mut |_| {}).err()
         };
         for op in 0..TINY.build().0.ops.len() {
             let error = refusal(&|plan, _, _| match &mut plan.ops[op] {
-                Op::EmbedTokens { weight, .. } | Op::RmsNorm { weight, .. } | Op::Linear { weight, .. } => {
+                Op::EmbedTokens { weight, .. }
+                | Op::RmsNorm { weight: Some(weight), .. }
+                | Op::Linear { weight, .. } => {
                     *weight = WeightId(usize::MAX);
                 }
                 Op::Rotary { num_heads, .. } | Op::PagedAttention { num_heads, .. } => *num_heads += 1,
@@ -149,12 +152,13 @@ fn damaged_plans_and_weights_are_refused() {
                 Op::GatedActivation { output, .. } | Op::Add { output, .. } | Op::GatherLogitRows { output, .. } => {
                     *output = BufferId(99);
                 }
+                other => panic!("{} is not in this plan", other.name()),
             });
             assert!(matches!(error, Some(PrepareError::Plan(_))), "op {op}: {error:?}");
         }
         assert!(matches!(refusal(&|plan, _, _| plan.logits = BufferId(0)), Some(PrepareError::Plan(_))));
         assert!(matches!(refusal(&|_, _, limits| limits.block_size = 0), Some(PrepareError::Plan(_))));
-        assert!(matches!(refusal(&|_, _, limits| limits.num_blocks = 1 << 60), Some(PrepareError::Memory { .. })));
+        assert!(matches!(refusal(&|_, _, limits| limits.num_blocks[0] = 1 << 60), Some(PrepareError::Memory { .. })));
         let missing = refusal(&|_, weights, _| weights.remove("output norm"));
         assert!(matches!(missing, Some(PrepareError::Weight(WeightError::Missing { .. }))));
         let shape = refusal(&|_, weights, _| weights.insert("output norm", DType::F32, &[95], vec![0; 380]));
@@ -166,7 +170,9 @@ fn damaged_plans_and_weights_are_refused() {
 fn memory_and_progress_are_told() {
     let (plan, weights) = TINY.build();
     let mut last = None;
-    let model = CpuBackend::new().prepare(&plan, &weights, &limits(), &mut |progress| last = Some(progress)).unwrap();
+    let model = CpuBackend::new()
+        .prepare(&plan, &weights, &with_blocks(&limits(), &plan), &mut |progress| last = Some(progress))
+        .unwrap();
     let last = last.unwrap();
     assert_eq!((last.loaded_bytes, last.total_bytes), (weights.num_bytes() as u64, weights.num_bytes() as u64));
     // 64 blocks of 16 positions, 2 layers, 2 heads of 16, keys and values in f16.

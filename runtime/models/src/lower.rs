@@ -92,14 +92,16 @@ impl<'a> Lowering<'a> {
             return *id;
         }
         let id = WeightId(self.weights.len());
-        self.weights.push(WeightSpec { name: name.to_owned(), shape });
+        self.weights.push(WeightSpec::whole(name, shape));
         self.weight_ids.insert(name.to_owned(), id);
         id
     }
 
     fn norm(&mut self, norm: &Norm, input: BufferId, output: BufferId) {
         let weight = self.weight(&norm.weight, vec![self.spec.hidden_size]);
-        self.ops.push(Op::RmsNorm { input, weight, eps: norm.eps, output });
+        let group_width = self.spec.hidden_size;
+        let weight = Some(weight);
+        self.ops.push(Op::RmsNorm { input, weight, eps: norm.eps, weight_offset: 0.0, group_width, output });
     }
 
     fn linear(&mut self, linear: &Linear, input: BufferId, output: BufferId) {
@@ -138,8 +140,9 @@ impl<'a> Lowering<'a> {
         self.ops.push(Op::Rotary { buffer: query, num_heads, head_dim, table });
         self.ops.push(Op::Rotary { buffer: key, num_heads: num_kv_heads, head_dim, table });
         let (group, layer) = self.cache_layer(attention);
-        self.ops.push(Op::KvCacheAppend { key, value, group, layer });
-        self.ops.push(Op::PagedAttention { query, output: attended, num_heads, scale, group, layer });
+        self.ops.push(Op::KvCacheAppend { key, value, group, layer, kv_scales: None });
+        let sinks = None;
+        self.ops.push(Op::PagedAttention { query, output: attended, num_heads, scale, sinks, group, layer });
         self.linear(&attention.o_proj, attended, normed);
     }
 

@@ -5,8 +5,11 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+use kindling_kernels::TensorDesc;
 
 /// A source of bytes of known length that can be read anywhere.
 pub trait ReadAt: Send + Sync {
@@ -66,4 +69,14 @@ impl ReadAt for Vec<u8> {
         out.copy_from_slice(bytes);
         Ok(())
     }
+}
+
+/// Where `rows` of a tensor begin within it, if they exist and fill a buffer of `num_bytes`.
+pub(crate) fn row_offset(desc: &TensorDesc, rows: &Range<usize>, num_bytes: usize) -> io::Result<u64> {
+    let (num_rows, row_bytes) = (desc.num_rows(), desc.row_bytes());
+    if rows.start > rows.end || rows.end > num_rows || rows.len() * row_bytes != num_bytes {
+        let sizes = format!("the buffer has {num_bytes} bytes for rows {rows:?} of {num_rows}, {row_bytes} bytes each");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, sizes));
+    }
+    Ok((rows.start * row_bytes) as u64)
 }

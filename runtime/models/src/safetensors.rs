@@ -10,14 +10,14 @@ mod header;
 mod shards;
 
 use std::collections::HashMap;
-use std::io;
+use std::ops::Range;
 
 use kindling_kernels::{TensorDesc, WeightError, WeightSource};
 
 pub use header::{SafetensorsError, SafetensorsTensor, read_header};
 pub use shards::{ShardError, open_file, open_index};
 
-use crate::read_at::ReadAt;
+use crate::read_at::{ReadAt, row_offset};
 
 /// Tensors of one checkpoint, in one file or several.
 pub struct SafetensorsWeights {
@@ -38,14 +38,11 @@ impl WeightSource for SafetensorsWeights {
         self.tensors.get(name).map(|(_, tensor)| tensor.desc.clone())
     }
 
-    fn read(&self, name: &str, out: &mut [u8]) -> Result<(), WeightError> {
+    fn read_rows(&self, name: &str, rows: Range<usize>, out: &mut [u8]) -> Result<(), WeightError> {
         let (file, tensor) = self.tensors.get(name).ok_or_else(|| WeightError::Missing { name: name.to_owned() })?;
         let failed = |source| WeightError::Read { name: name.to_owned(), source };
-        if out.len() != tensor.desc.num_bytes {
-            let sizes = format!("the buffer has {} bytes, the tensor {}", out.len(), tensor.desc.num_bytes);
-            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, sizes)));
-        }
-        self.files[*file].read_exact_at(out, tensor.offset).map_err(failed)
+        let offset = row_offset(&tensor.desc, &rows, out.len()).map_err(failed)?;
+        self.files[*file].read_exact_at(out, tensor.offset + offset).map_err(failed)
     }
 }
 

@@ -178,7 +178,7 @@ fn model_info(shared: &Shared) -> Result<GetModelInfoResponse, Refusal> {
         info.weight_bytes = facts.weight_bytes;
         info.max_model_len = saturating(limits.max_context);
         info.block_size = saturating(limits.block_size);
-        info.num_blocks = saturating(limits.num_blocks);
+        info.num_blocks = saturating(limits.num_blocks.iter().copied().max().unwrap_or(0));
         info.vocab_size = saturating(facts.vocab_size);
     }
     Ok(info)

@@ -22,6 +22,9 @@ pub(super) fn activate<L: Lanes>(
             let one = lanes.splat(1.0);
             lanes.div(gate, lanes.add(one, lanes.exp(lanes.mul(gate, lanes.splat(-1.0)))))
         }
+        Activation::GeluTanh | Activation::Sigmoid | Activation::ClampedSwiglu { .. } => {
+            unreachable!("prepare should have refused {activation:?}")
+        }
     };
     let mut out = [0.0; LANES];
     lanes.store(lanes.mul(activated, lanes.load(up)), &mut out);

@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use super::lanes::LANES;
 use crate::load::zeroes;
-use crate::{CacheGroupSpec, Limits, PrepareError};
+use crate::{CacheGroupSpec, PrepareError};
 
 /// Keys and values of one cache group.
 pub(super) struct KvCache {
@@ -52,15 +52,11 @@ impl KvLayout {
 
 impl KvCache {
     /// Zeroed blocks for every layer of `spec`.
-    pub fn new(spec: &CacheGroupSpec, limits: &Limits) -> Result<Self, PrepareError> {
-        let layout = KvLayout {
-            block_size: limits.block_size,
-            num_blocks: limits.num_blocks,
-            num_kv_heads: spec.num_kv_heads,
-            head_dim: spec.head_dim,
-        };
-        let padded = limits.block_size.checked_add(LANES).and_then(|size| size.checked_mul(spec.head_dim + LANES));
-        let blocks = [spec.num_layers, limits.num_blocks, spec.num_kv_heads]
+    pub fn new(spec: &CacheGroupSpec, block_size: usize, num_blocks: usize) -> Result<Self, PrepareError> {
+        let (num_kv_heads, head_dim) = (spec.num_kv_heads, spec.head_dim);
+        let layout = KvLayout { block_size, num_blocks, num_kv_heads, head_dim };
+        let padded = block_size.checked_add(LANES).and_then(|size| size.checked_mul(spec.head_dim + LANES));
+        let blocks = [spec.num_layers, num_blocks, spec.num_kv_heads]
             .iter()
             .try_fold(1usize, |product, size| product.checked_mul(*size));
         let fits = blocks.zip(padded).and_then(|(blocks, padded)| blocks.checked_mul(padded));

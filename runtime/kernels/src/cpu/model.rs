@@ -12,14 +12,19 @@ use super::paged_attention::ScoreTile;
 use super::pool::Pool;
 use super::quantise::ActivationBlock;
 use super::rotary::RotaryAngles;
-use crate::{ExecuteError, Limits, MemoryUse, Plan, PreparedModel, Step, WeightId};
+use crate::{DType, ExecuteError, Limits, MemoryUse, Plan, PreparedModel, Step, WeightId};
 
 /// One weight as held.
 pub(super) enum Weight {
     /// For linear layers and embeddings.
     Matrix(PackedMatrix),
     /// Norms and biases, as f32.
-    Vector(Vec<f32>),
+    Vector {
+        /// Dequantised.
+        values: Vec<f32>,
+        /// As stored.
+        dtype: DType,
+    },
 }
 
 /// The weights of a plan, by id.
@@ -30,14 +35,14 @@ impl Weights {
     pub fn matrix(&self, id: WeightId) -> &PackedMatrix {
         match &self.0[id.0] {
             Weight::Matrix(matrix) => matrix,
-            Weight::Vector(_) => unreachable!("validate should have refused a vector as a matrix"),
+            Weight::Vector { .. } => unreachable!("validate should have refused a vector as a matrix"),
         }
     }
 
     /// A weight that the plan uses as a vector.
     pub fn vector(&self, id: WeightId) -> &[f32] {
         match &self.0[id.0] {
-            Weight::Vector(vector) => vector,
+            Weight::Vector { values, .. } => values,
             Weight::Matrix(_) => unreachable!("validate should have refused a matrix as a vector"),
         }
     }
@@ -46,7 +51,7 @@ impl Weights {
     pub fn num_bytes(&self) -> usize {
         let bytes = |weight: &Weight| match weight {
             Weight::Matrix(matrix) => matrix.num_bytes(),
-            Weight::Vector(vector) => size_of_val(vector.as_slice()),
+            Weight::Vector { values, .. } => size_of_val(values.as_slice()),
         };
         self.0.iter().map(bytes).sum()
     }

@@ -7,8 +7,8 @@
 use half::f16;
 
 use super::lanes::{ByteGroups, LANES};
-use crate::load::{StoredTensor, zeroes};
-use crate::{DType, PrepareError};
+use crate::load::zeroes;
+use crate::{DType, PrepareError, WeightSpec};
 
 /// 32 x 16 nibbles without a minimum (Q4_0). Byte `4 * lane + i` of group `g` holds element `4 * g + i` in its low
 /// nibble and element `4 * g + i + 16` in its high one.
@@ -95,44 +95,66 @@ pub(super) struct PackedMatrix {
     pub num_rows: usize,
     /// Input features.
     pub row_len: usize,
+    /// As stored.
+    dtype: DType,
     /// The blocks.
     pub panels: Panels,
 }
 
 impl PackedMatrix {
-    /// Repacks a stored matrix.
+    /// Room for a matrix that is stored as `dtype`; its rows come by [`Self::place_rows`].
     ///
     /// # Errors
-    /// [`PrepareError::Memory`].
-    pub fn new(stored: &StoredTensor<'_>) -> Result<Self, PrepareError> {
-        let (num_rows, row_len) = (stored.num_rows(), stored.row_len());
-        let panels = match stored.dtype {
-            DType::Q4_0 => Panels::Int4(pack(stored, |block: &mut Int4Block, lane, bytes| {
+    /// [`PrepareError::Memory`], or [`PrepareError::Unsupported`] for a type without a panel.
+    pub fn new(spec: &WeightSpec, dtype: DType) -> Result<Self, PrepareError> {
+        let (num_rows, row_len) = (spec.num_rows(), spec.row_len());
+        let per_row = row_len / dtype.block_elements();
+        let blocks = num_rows.div_ceil(LANES).checked_mul(per_row);
+        const WHAT: &str = "a packed weight";
+        let panels = match dtype {
+            DType::Q4_0 => Panels::Int4(zeroes(blocks, WHAT)?),
+            DType::Q4_1 => Panels::Int4Min(zeroes(blocks, WHAT)?),
+            DType::Q8_0 => Panels::Int8(zeroes(blocks, WHAT)?),
+            DType::F16 => Panels::F16(zeroes(blocks, WHAT)?),
+            DType::BF16 => Panels::BF16(zeroes(blocks, WHAT)?),
+            DType::F32 => Panels::F32(zeroes(blocks, WHAT)?),
+            _ => {
+                let what = format!("{} stored as {dtype}", spec.name);
+                return Err(PrepareError::Unsupported { backend: "cpu", what });
+            }
+        };
+        Ok(Self { num_rows, row_len, dtype, panels })
+    }
+
+    /// Repacks whole rows as stored, from `first_row` on.
+    pub fn place_rows(&mut self, first_row: usize, bytes: &[u8]) {
+        let stored = StoredRows { first_row, row_len: self.row_len, dtype: self.dtype, bytes };
+        match &mut self.panels {
+            Panels::Int4(blocks) => place(blocks, &stored, |block, lane, bytes| {
                 block.scales[lane] = u16_at(bytes, 0);
                 place_nibbles(&mut block.nibbles, lane, &bytes[2..]);
-            })?),
-            DType::Q4_1 => Panels::Int4Min(pack(stored, |block: &mut Int4MinBlock, lane, bytes| {
+            }),
+            Panels::Int4Min(blocks) => place(blocks, &stored, |block, lane, bytes| {
                 block.scales[lane] = u16_at(bytes, 0);
                 block.minima[lane] = u16_at(bytes, 2);
                 place_nibbles(&mut block.nibbles, lane, &bytes[4..]);
-            })?),
-            DType::Q8_0 => Panels::Int8(pack(stored, |block: &mut Int8Block, lane, bytes| {
+            }),
+            Panels::Int8(blocks) => place(blocks, &stored, |block, lane, bytes| {
                 block.scales[lane] = u16_at(bytes, 0);
                 for (group, bytes) in block.bytes.iter_mut().zip(bytes[2..].as_chunks::<4>().0) {
                     group[4 * lane..4 * lane + 4].copy_from_slice(&bytes.map(|byte| byte ^ 128));
                 }
-            })?),
-            DType::F16 => Panels::F16(pack(stored, |column: &mut F16Column, lane, bytes| {
-                column.0[lane] = u16_at(bytes, 0);
-            })?),
-            DType::BF16 => Panels::BF16(pack(stored, |column: &mut BF16Column, lane, bytes| {
-                column.0[lane] = u16_at(bytes, 0);
-            })?),
-            DType::F32 => Panels::F32(pack(stored, |column: &mut F32Column, lane, bytes| {
+            }),
+            Panels::F16(columns) => {
+                place(columns, &stored, |column, lane, bytes| column.0[lane] = u16_at(bytes, 0));
+            }
+            Panels::BF16(columns) => {
+                place(columns, &stored, |column, lane, bytes| column.0[lane] = u16_at(bytes, 0));
+            }
+            Panels::F32(columns) => place(columns, &stored, |column, lane, bytes| {
                 column.0[lane] = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-            })?),
-        };
-        Ok(Self { num_rows, row_len, panels })
+            }),
+        }
     }
 
     /// Panels of sixteen rows.
@@ -190,24 +212,29 @@ impl PackedMatrix {
     }
 }
 
+/// Some rows as stored.
+struct StoredRows<'a> {
+    first_row: usize,
+    row_len: usize,
+    dtype: DType,
+    bytes: &'a [u8],
+}
+
 /// Fills panels of `B` by calling `place(block, lane, bytes)` with every stored block.
-fn pack<B: Clone + Default>(
-    stored: &StoredTensor<'_>,
-    place: impl Fn(&mut B, usize, &[u8]),
-) -> Result<Vec<B>, PrepareError> {
-    let blocks_per_row = stored.row_len() / stored.dtype.block_elements();
-    let num_panels = stored.num_rows().div_ceil(LANES);
-    let mut blocks: Vec<B> = zeroes(num_panels.checked_mul(blocks_per_row), "a packed weight")?;
-    if blocks.is_empty() {
-        return Ok(blocks);
+fn place<B>(blocks: &mut [B], stored: &StoredRows<'_>, place: impl Fn(&mut B, usize, &[u8])) {
+    let StoredRows { first_row, row_len, dtype, bytes } = *stored;
+    let blocks_per_row = row_len / dtype.block_elements();
+    let row_bytes = blocks_per_row * dtype.block_bytes();
+    if row_bytes == 0 {
+        return;
     }
-    for (row, bytes) in stored.bytes.chunks_exact(stored.row_bytes()).enumerate() {
+    for (index, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
+        let row = first_row + index;
         let panel = &mut blocks[row / LANES * blocks_per_row..(row / LANES + 1) * blocks_per_row];
-        for (block, bytes) in panel.iter_mut().zip(bytes.chunks_exact(stored.dtype.block_bytes())) {
+        for (block, bytes) in panel.iter_mut().zip(bytes.chunks_exact(dtype.block_bytes())) {
             place(block, row % LANES, bytes);
         }
     }
-    Ok(blocks)
 }
 
 fn place_nibbles(groups: &mut [ByteGroups; 4], lane: usize, bytes: &[u8]) {

@@ -44,7 +44,7 @@ impl CpuModel {
                     rows.for_each(|row| embed_token(weight, step.token_ids[row], output, row));
                 });
             }
-            Op::RmsNorm { input, weight, eps, output } => {
+            Op::RmsNorm { input, weight: Some(weight), eps, output, .. } => {
                 let (input, output, weight) = (view(input), view(output), self.weights.vector(weight));
                 by_rows(pool, input.num_rows, |rows| isa.run(RmsNormTask { input, weight, eps, output, rows }));
             }
@@ -52,7 +52,7 @@ impl CpuModel {
                 let (buffer, angles) = (view(buffer), &self.rotaries[table.0]);
                 by_rows(pool, buffer.num_rows, |rows| isa.run(RotaryTask { buffer, head_dim, angles, rows }));
             }
-            Op::KvCacheAppend { key, value, group, layer } => {
+            Op::KvCacheAppend { key, value, group, layer, kv_scales: _ } => {
                 let (key, value, cache) = (view(key), view(value), self.caches[group.0].layer(layer));
                 let task = |head| isa.run(KvCacheAppendTask { cache, key, value, step, group, head });
                 let num_heads = cache.layout.num_kv_heads;
@@ -76,11 +76,19 @@ impl CpuModel {
                 gather_logit_rows(view(input), &step.logit_indices, view(output));
             }
             Op::PagedAttention { .. } | Op::Linear { .. } => unreachable!("execute_stage should have seen to it"),
+            Op::RmsNorm { .. }
+            | Op::Scale { .. }
+            | Op::SoftCap { .. }
+            | Op::SigmoidGateRows { .. }
+            | Op::MoeRoute { .. }
+            | Op::MoeExperts { .. }
+            | Op::CausalConv { .. }
+            | Op::GatedDeltaRule { .. } => unreachable!("prepare should have refused {}", op.name()),
         }
     }
 
     fn execute_attention(&mut self, op: &Op, step: &Step, places: &[TokenPlace]) {
-        let Op::PagedAttention { query, output, num_heads, scale, group, layer } = *op else { return };
+        let Op::PagedAttention { query, output, num_heads, scale, group, layer, .. } = *op else { return };
         let kind = self.plan.cache_groups[group.0].kind;
         let views = self.buffers.views(step);
         let (query, output) = (views(query), views(output));
@@ -127,7 +135,7 @@ fn block_table(step: &Step, sequence: usize, group: CacheGroupId) -> &[u32] {
 
 fn first_position(kind: CacheGroupKind, position: usize) -> usize {
     match kind {
-        CacheGroupKind::Full => 0,
+        CacheGroupKind::Full | CacheGroupKind::Recurrent { .. } => 0,
         CacheGroupKind::Window { window } => (position + 1).saturating_sub(window),
     }
 }

@@ -47,7 +47,7 @@ pub(super) fn paged_attention(
 
 fn first_position(kind: CacheGroupKind, position: usize) -> usize {
     match kind {
-        CacheGroupKind::Full => 0,
+        CacheGroupKind::Full | CacheGroupKind::Recurrent { .. } => 0,
         CacheGroupKind::Window { window } => (position + 1).saturating_sub(window),
     }
 }

@@ -124,13 +124,13 @@ impl Builder<'_> {
     fn weight(&mut self, name: &str, dtype: DType, shape: &[usize]) -> WeightId {
         let amplitude = if shape.len() == 2 { (3.0 / shape[1] as f32).sqrt() } else { 1.0 };
         self.weights.random(&mut self.rng, name, (dtype, shape), amplitude);
-        self.plan.weights.push(WeightSpec { name: name.to_owned(), shape: shape.to_vec() });
+        self.plan.weights.push(WeightSpec::whole(name, shape.to_vec()));
         WeightId(self.plan.weights.len() - 1)
     }
 
     fn norm(&mut self, name: &str, input: BufferId, output: BufferId) {
         let weight = self.weight(name, DType::F32, &[self.config.hidden_size]);
-        self.plan.ops.push(Op::RmsNorm { input, weight, eps: 1e-5, output });
+        self.plan.ops.push(super::norm(&self.plan, (input, weight), output));
     }
 
     fn linear(&mut self, name: &str, input: BufferId, output: BufferId) {
@@ -151,8 +151,8 @@ impl Builder<'_> {
         self.plan.ops.extend([
             Op::Rotary { buffer: QUERY, num_heads, head_dim, table },
             Op::Rotary { buffer: KEY, num_heads: num_kv_heads, head_dim, table },
-            Op::KvCacheAppend { key: KEY, value: VALUE, group, layer },
-            Op::PagedAttention { query: QUERY, output: ATTENDED, num_heads, scale, group, layer },
+            Op::KvCacheAppend { key: KEY, value: VALUE, group, layer, kv_scales: None },
+            Op::PagedAttention { query: QUERY, output: ATTENDED, num_heads, scale, sinks: None, group, layer },
         ]);
         self.linear(&name("o"), ATTENDED, PROJECTED);
         self.plan.ops.push(Op::Add { input: PROJECTED, output: HIDDEN });

@@ -6,11 +6,12 @@ pub mod llama;
 pub mod plans;
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use half::{bf16, f16};
 use kindling_kernels::{
-    Backend, CpuBackend, DType, Isa, Limits, Plan, PreparedModel, Step, StepSequence, TensorDesc, WeightError,
-    WeightSource,
+    Backend, BufferId, CpuBackend, DType, Isa, KvType, Limits, Op, Plan, PreparedModel, Step, StepSequence, TensorDesc,
+    TensorScale, WeightError, WeightId, WeightSource,
 };
 
 /// All stored types.
@@ -65,7 +66,13 @@ impl MemoryWeights {
 
     /// Adds a tensor as stored.
     pub fn insert(&mut self, name: &str, dtype: DType, shape: &[usize], bytes: Vec<u8>) {
-        let desc = TensorDesc { name: name.to_owned(), dtype, shape: shape.to_vec(), num_bytes: bytes.len() };
+        let desc = TensorDesc {
+            name: name.to_owned(),
+            dtype,
+            shape: shape.to_vec(),
+            num_bytes: bytes.len(),
+            scale: TensorScale::One,
+        };
         self.0.insert(name.to_owned(), (desc, bytes));
     }
 
@@ -100,6 +107,7 @@ fn random_block(rng: &mut Rng, dtype: DType, amplitude: f32, bytes: &mut Vec<u8>
             }
             (0..2).for_each(|_| bytes.extend(rng.next().to_le_bytes()));
         }
+        _ => panic!("{dtype} has no random blocks"),
     }
 }
 
@@ -108,14 +116,17 @@ impl WeightSource for MemoryWeights {
         self.0.get(name).map(|(desc, _)| desc.clone())
     }
 
-    fn read(&self, name: &str, out: &mut [u8]) -> Result<(), WeightError> {
-        let (_, bytes) = self.0.get(name).ok_or_else(|| WeightError::Missing { name: name.to_owned() })?;
-        out.copy_from_slice(bytes);
+    fn read_rows(&self, name: &str, rows: Range<usize>, out: &mut [u8]) -> Result<(), WeightError> {
+        let (desc, bytes) = self.0.get(name).ok_or_else(|| WeightError::Missing { name: name.to_owned() })?;
+        out.copy_from_slice(&bytes[rows.start * desc.row_bytes()..rows.end * desc.row_bytes()]);
         Ok(())
     }
 }
 
-/// Limits for small tests.
+/// Blocks of every cache group in small tests.
+pub const NUM_BLOCKS: usize = 64;
+
+/// Limits for small tests; the number of blocks follows the plan.
 pub fn limits() -> Limits {
     Limits {
         max_tokens_per_step: 64,
@@ -123,9 +134,25 @@ pub fn limits() -> Limits {
         max_logits_per_step: 64,
         max_context: 256,
         block_size: 16,
-        num_blocks: 64,
+        num_blocks: Vec::new(),
+        kv_type: KvType::Wide,
         num_threads: 1,
     }
+}
+
+/// The plain norm of whole rows.
+pub fn norm(plan: &Plan, (input, weight): (BufferId, WeightId), output: BufferId) -> Op {
+    let group_width = plan.buffers[input.0].width;
+    Op::RmsNorm { input, weight: Some(weight), eps: 1e-5, weight_offset: 0.0, group_width, output }
+}
+
+/// The same number of blocks for every cache group of `plan`, where the limits say nothing.
+pub fn with_blocks(limits: &Limits, plan: &Plan) -> Limits {
+    let mut limits = limits.clone();
+    if limits.num_blocks.is_empty() {
+        limits.num_blocks = vec![NUM_BLOCKS; plan.cache_groups.len()];
+    }
+    limits
 }
 
 /// One backend for every instruction set of this machine.
@@ -135,7 +162,7 @@ pub fn cpu_backends() -> Vec<(Isa, CpuBackend)> {
 
 /// Prepares, without looking at progress.
 pub fn prepare(backend: &dyn Backend, plan: &Plan, weights: &MemoryWeights, limits: &Limits) -> Box<dyn PreparedModel> {
-    backend.prepare(plan, weights, limits, &mut |_| {}).unwrap()
+    backend.prepare(plan, weights, &with_blocks(limits, plan), &mut |_| {}).unwrap()
 }
 
 /// Prepares and runs one step.

@@ -31,7 +31,7 @@ impl PlanBuilder {
     pub fn weight(&mut self, dtype: DType, shape: &[usize], amplitude: f32) -> WeightId {
         let name = format!("weight {}", self.plan.weights.len());
         self.weights.random(&mut self.rng, &name, (dtype, shape), amplitude);
-        self.plan.weights.push(WeightSpec { name, shape: shape.to_vec() });
+        self.plan.weights.push(WeightSpec::whole(name, shape.to_vec()));
         WeightId(self.plan.weights.len() - 1)
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use kindling_kernels::{DType, TensorDesc};
+use kindling_kernels::{DType, TensorDesc, TensorScale};
 
 use super::cursor::Cursor;
 use super::ggml_type::{self, GgmlType};
@@ -20,7 +20,7 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 const MAX_ALIGNMENT: u64 = 1 << 20;
 
 /// A tensor's description and its place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct GgufTensor {
     /// Name, type, shape (outermost first, the reverse of the file's order) and size.
     pub desc: TensorDesc,
@@ -87,7 +87,7 @@ fn read_info(cursor: &mut Cursor<'_>, index: u64) -> Result<GgufTensor, GgufErro
     shape.reverse();
     let num_bytes = num_bytes(dtype, row_elements, &shape);
     let num_bytes = num_bytes.ok_or_else(|| refused(&name, format!("shape {shape:?} is not possible for {dtype}")))?;
-    Ok(GgufTensor { desc: TensorDesc { name, dtype, shape, num_bytes }, offset })
+    Ok(GgufTensor { desc: TensorDesc { name, dtype, shape, num_bytes, scale: TensorScale::One }, offset })
 }
 
 fn dtype(name: &str, number: u32) -> Result<DType, GgufError> {

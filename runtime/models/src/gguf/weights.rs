@@ -1,12 +1,12 @@
 //! A GGUF file as a source of weights.
 
 use std::collections::HashMap;
-use std::io;
+use std::ops::Range;
 
 use kindling_kernels::{TensorDesc, WeightError, WeightSource};
 
 use super::GgufTensor;
-use crate::read_at::ReadAt;
+use crate::read_at::{ReadAt, row_offset};
 
 /// Tensors of one GGUF file, read on demand.
 pub struct GgufWeights {
@@ -27,13 +27,10 @@ impl WeightSource for GgufWeights {
         self.tensors.get(name).map(|tensor| tensor.desc.clone())
     }
 
-    fn read(&self, name: &str, out: &mut [u8]) -> Result<(), WeightError> {
+    fn read_rows(&self, name: &str, rows: Range<usize>, out: &mut [u8]) -> Result<(), WeightError> {
         let tensor = self.tensors.get(name).ok_or_else(|| WeightError::Missing { name: name.to_owned() })?;
         let failed = |source| WeightError::Read { name: name.to_owned(), source };
-        if out.len() != tensor.desc.num_bytes {
-            let sizes = format!("the buffer has {} bytes, the tensor {}", out.len(), tensor.desc.num_bytes);
-            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, sizes)));
-        }
-        self.source.read_exact_at(out, tensor.offset).map_err(failed)
+        let offset = row_offset(&tensor.desc, &rows, out.len()).map_err(failed)?;
+        self.source.read_exact_at(out, tensor.offset + offset).map_err(failed)
     }
 }

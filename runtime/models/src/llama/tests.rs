@@ -14,7 +14,7 @@ impl WeightSource for NoWeights {
     fn describe(&self, _: &str) -> Option<TensorDesc> {
         None
     }
-    fn read(&self, name: &str, _: &mut [u8]) -> Result<(), WeightError> {
+    fn read_rows(&self, name: &str, _: std::ops::Range<usize>, _: &mut [u8]) -> Result<(), WeightError> {
         Err(WeightError::Missing { name: name.to_owned() })
     }
 }

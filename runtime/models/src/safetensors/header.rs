@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::io;
 
-use kindling_kernels::{DType, TensorDesc};
+use kindling_kernels::{DType, TensorDesc, TensorScale};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::read_at::ReadAt;
@@ -15,7 +15,7 @@ const LENGTH_BYTES: u64 = 8;
 const MAX_DIMENSIONS: usize = 8;
 
 /// A tensor's description and its place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SafetensorsTensor {
     /// Name, type, shape and size.
     pub desc: TensorDesc,
@@ -213,5 +213,5 @@ fn describe(name: &str, entry: &Entry) -> Result<TensorDesc, SafetensorsError> {
     let shape = shape.map_err(|_| impossible())?;
     let num_elements = shape.iter().try_fold(1usize, |product, length| product.checked_mul(*length));
     let num_bytes = num_elements.and_then(|count| dtype.bytes_for(count)).ok_or_else(impossible)?;
-    Ok(TensorDesc { name: name.to_owned(), dtype, shape, num_bytes })
+    Ok(TensorDesc { name: name.to_owned(), dtype, shape, num_bytes, scale: TensorScale::One })
 }
