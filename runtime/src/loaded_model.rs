@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use kindling_models::{ChatTemplate, Dialect, Tokenizer};
 
+use crate::grammar::Grammars;
+
 /// A ready model, as seen by the service; its weights belong to the engine's thread.
 pub struct LoadedModel {
     /// Text to tokens and back.
@@ -12,6 +14,8 @@ pub struct LoadedModel {
     pub chat_template: Option<ChatTemplate>,
     /// How its answers in chats are to be read.
     pub dialect: Dialect,
+    /// Compiles grammars for its vocabulary.
+    pub grammars: Arc<Grammars>,
     /// Rows of logits; the tokenizer may know fewer tokens.
     pub vocab_size: usize,
     /// Tokens of prompt and output together.

@@ -118,7 +118,7 @@ impl PackedMatrix {
             DType::F16 => Panels::F16(zeroes(blocks, WHAT)?),
             DType::BF16 => Panels::BF16(zeroes(blocks, WHAT)?),
             DType::F32 => Panels::F32(zeroes(blocks, WHAT)?),
-            DType::F8E4M3 | DType::NVFP4 | DType::MXFP4 => {
+            _ => {
                 let what = format!("{} stored as {dtype}", spec.name);
                 return Err(PrepareError::Unsupported { backend: "cpu", what });
             }
