@@ -12,10 +12,10 @@ pub struct LoadedModel {
     pub tokenizer: Arc<Tokenizer>,
     /// Messages to text; base models have none.
     pub chat_template: Option<ChatTemplate>,
-    /// How its answers in chats are to be read.
-    pub dialect: Dialect,
     /// Compiles grammars for its vocabulary.
     pub grammars: Arc<Grammars>,
+    /// How its answers in chats are to be read.
+    pub dialect: Dialect,
     /// Rows of logits; the tokenizer may know fewer tokens.
     pub vocab_size: usize,
     /// Tokens of prompt and output together.

@@ -14,8 +14,15 @@ pub mod safetensors;
 pub mod spec;
 
 pub mod architecture;
+pub mod decoder;
+pub mod gpt_oss;
 pub mod llama;
+pub mod mistral;
+pub mod qwen2;
+pub mod qwen3;
+pub mod qwen3_moe;
 
+mod element_slices;
 mod lower;
 
 pub mod chat_template;

@@ -52,6 +52,8 @@ pub struct ModelFacts {
     pub architecture: String,
     /// Elements of all tensors that are used; tied ones count once.
     pub parameters: u64,
+    /// The same without the experts that a token is not sent to.
+    pub active_parameters: u64,
     /// The type of most bytes in the layers' linear weights, e.g. `Q4_1`.
     pub quantization: String,
     /// Stored bytes of all tensors that are used.
@@ -122,6 +124,16 @@ pub enum OpenError {
         architecture: String,
         /// The first by name.
         first: String,
+    },
+    /// Rows of a tensor that no weight is made of: as with [`OpenError::Unused`].
+    #[error("{count} rows of tensor {tensor} are not used by {architecture}")]
+    UnusedRows {
+        /// How many.
+        count: usize,
+        /// Who has no use for them.
+        architecture: String,
+        /// Their tensor.
+        tensor: String,
     },
     /// The tokenizer is damaged or not supported.
     #[error("load the tokenizer")]
