@@ -86,7 +86,6 @@ impl DecoderConfig {
             rope_parameters: None,
             hidden_act: super::config::silu(),
             tie_word_embeddings: weights.describe("output.weight").is_none(),
-            quantization_config: None,
             partial_rotary_factor: None,
         };
         check_rotary_dim(keys, &config)?;
