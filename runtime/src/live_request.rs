@@ -13,6 +13,7 @@ use tonic::Status;
 use crate::admission::Admitted;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
+use crate::reasoning::{Parts, Reading, ReasoningSplit};
 use crate::text::OutputText;
 
 /// A request between its first step and its last message.
@@ -39,13 +40,17 @@ pub struct Arrival {
     pub prompt_tokens: u32,
     /// End a completion.
     pub stop_strings: Vec<String>,
+    /// How the answers begin.
+    pub reading: Reading,
     /// When it came.
     pub arrived: Instant,
 }
 
 struct LiveSequence {
     text: OutputText,
+    split: ReasoningSplit,
     completion_tokens: u32,
+    reasoning_tokens: u32,
     first_step: Option<Instant>,
     first_token: Option<Instant>,
     last_token: Option<Instant>,
@@ -59,13 +64,38 @@ struct Ending {
     stop_token_id: Option<u32>,
 }
 
+impl LiveSequence {
+    /// The text of a token as reasoning, content or both, in this order; at least one, which may be empty.
+    fn parted(&mut self, text: &str, is_end: bool) -> Vec<Kind> {
+        let was_reasoning = self.split.is_reasoning();
+        let Parts { mut reasoning, mut content } = self.split.push(text);
+        if is_end {
+            let rest = self.split.finish();
+            reasoning.push_str(&rest.reasoning);
+            content.push_str(&rest.content);
+        }
+        let is_reasoning = was_reasoning || self.split.is_reasoning();
+        self.reasoning_tokens += u32::from(is_reasoning);
+        let mut kinds = Vec::new();
+        if !reasoning.is_empty() || (is_reasoning && content.is_empty()) {
+            kinds.push(Kind::Reasoning(reasoning));
+        }
+        if !content.is_empty() || kinds.is_empty() {
+            kinds.push(Kind::Content(content));
+        }
+        kinds
+    }
+}
+
 impl LiveRequest {
     /// Has no tokens yet.
     pub fn new(arrival: Arrival, tokenizer: &Arc<Tokenizer>) -> Self {
-        let Arrival { admitted, outbox, num_sequences, prompt_tokens, stop_strings, arrived } = arrival;
+        let Arrival { admitted, outbox, num_sequences, prompt_tokens, stop_strings, reading, arrived } = arrival;
         let sequence = |_| LiveSequence {
             text: OutputText::new(tokenizer, &stop_strings),
+            split: ReasoningSplit::new(reading),
             completion_tokens: 0,
+            reasoning_tokens: 0,
             first_step: None,
             first_token: None,
             last_token: None,
@@ -95,21 +125,24 @@ impl LiveRequest {
         let Sampled { token_id, logprobs } = sampled;
         self.measure(index, Instant::now(), metrics);
         let sequence = &mut self.sequences[index as usize];
-        let is_stop_token = matches!(ended, Some(Ended::Stop { .. }));
+        let is_stop_token = matches!(ended, Some(Ended::Stop { token_id: Some(_) }));
+        let is_last_of_text = matches!(ended, Some(Ended::Length | Ended::Stop { token_id: None }));
         // The token that ends a completion is no part of its text.
         let mut released = if is_stop_token { sequence.text.finish() } else { sequence.text.push(token_id) };
-        if ended == Some(Ended::Length) && released.stop.is_none() {
+        if is_last_of_text && released.stop.is_none() {
             let rest = sequence.text.finish();
             released.text.push_str(&rest.text);
             released.stop = rest.stop;
         }
-        let logprobs = logprobs.map(|logprobs| self.token_logprob(token_id, &logprobs));
-        self.pending.push(Event::Delta(Delta {
-            index,
-            kind: Some(Kind::Content(released.text)),
-            token_ids: vec![token_id],
-            logprobs: logprobs.into_iter().collect(),
-        }));
+        let kinds = sequence.parted(&released.text, released.stop.is_some() || ended.is_some());
+        let mut logprobs: Vec<_> =
+            logprobs.map(|logprobs| self.token_logprob(token_id, &logprobs)).into_iter().collect();
+        let mut token_ids = vec![token_id];
+        for kind in kinds {
+            // The token goes with the first of the parts that it completes.
+            let (token_ids, logprobs) = (std::mem::take(&mut token_ids), std::mem::take(&mut logprobs));
+            self.pending.push(Event::Delta(Delta { index, kind: Some(kind), token_ids, logprobs }));
+        }
         let is_stop_string = released.stop.is_some();
         let ending = match (released.stop, ended) {
             (Some(stop), _) => Some((FinishReason::Stop, Some(stop), None)),
@@ -200,7 +233,7 @@ impl LiveRequest {
             prompt_tokens: self.prompt_tokens,
             cached_tokens: 0,
             completion_tokens: sequence.completion_tokens,
-            reasoning_tokens: 0,
+            reasoning_tokens: sequence.reasoning_tokens,
             queue_seconds: between(Some(self.arrived), queue_end),
             prefill_seconds: between(sequence.first_step, sequence.first_token),
             decode_seconds: between(sequence.first_token, sequence.last_token),

@@ -26,11 +26,13 @@ mod element_slices;
 mod lower;
 
 pub mod chat_template;
+pub mod dialect;
 pub mod tokenizer;
 
 mod open;
 
 pub use chat_template::{ChatTemplate, Message, RenderInput, TemplateError, map_texts};
+pub use dialect::Dialect;
 pub use open::{ModelFacts, OpenError, OpenModel, OpenWeights, open, open_weights};
 pub use spec::ModelSpec;
 pub use tokenizer::{SpecialTokens, TokenStream, Tokenizer, TokenizerError};

@@ -11,6 +11,7 @@ use kindling_kernels::{WeightError, WeightSource};
 
 use crate::architecture::{Checkpoint, Description, SpecError, detect};
 use crate::chat_template::{ChatTemplate, TemplateError};
+use crate::dialect::Dialect;
 use crate::gguf::{GgufError, GgufHeader, GgufWeights, Metadata};
 use crate::read_at::FileBytes;
 use crate::safetensors::ShardError;
@@ -30,6 +31,8 @@ pub struct OpenModel {
     pub tokenizer: Arc<Tokenizer>,
     /// How a chat becomes text; base models have none.
     pub chat_template: Option<ChatTemplate>,
+    /// How its answers in chats are to be read.
+    pub dialect: Dialect,
 }
 
 /// A checkpoint without the parts that concern text: what a benchmark or a numeric test needs.
@@ -164,7 +167,9 @@ pub fn open(path: &Path) -> Result<OpenModel, OpenError> {
     if largest_id >= vocab_size {
         return Err(OpenError::Vocabulary { largest_id, vocab_size });
     }
-    Ok(OpenModel { spec, facts, weights, tokenizer: Arc::new(tokenizer), chat_template })
+    let source = chat_template.as_ref().map_or("", ChatTemplate::source);
+    let dialect = Dialect::detect(&facts.architecture, source, &tokenizer);
+    Ok(OpenModel { spec, facts, weights, tokenizer: Arc::new(tokenizer), chat_template, dialect })
 }
 
 /// Opens a checkpoint as [`open`] does, but needs and reads neither tokenizer nor chat template.
