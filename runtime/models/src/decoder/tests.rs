@@ -260,4 +260,5 @@ fn yarn_in_gguf_multiplies_its_own_factor_with_what_follows_from_the_scaling() {
     assert_eq!(yarn(renamed("qwen2")), plain);
     assert_eq!(yarn(renamed("qwen2").float("qwen2.rope.scaling.attn_factor", 2.0)), 2.0 * plain);
     assert_eq!(yarn(renamed("qwen2").float("qwen2.rope.scaling.yarn_log_multiplier", 1.0)), 1.0);
+    assert_eq!(yarn(renamed("qwen2").float("qwen2.rope.scaling.yarn_attn_factor", 1.5)), 1.5);
 }
