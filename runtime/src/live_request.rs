@@ -13,6 +13,7 @@ use tonic::Status;
 use crate::admission::Admitted;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
+use crate::reasoning::{Parts, Reading, ReasoningSplit};
 use crate::text::OutputText;
 
 /// A request between its first step and its last message.
@@ -40,13 +41,17 @@ pub struct Arrival {
     pub prompt_info: PromptInfo,
     /// End a completion.
     pub stop_strings: Vec<String>,
+    /// How the answers begin.
+    pub reading: Reading,
     /// When it came.
     pub arrived: Instant,
 }
 
 struct LiveSequence {
     text: OutputText,
+    split: ReasoningSplit,
     completion_tokens: u32,
+    reasoning_tokens: u32,
     draft_tokens: u32,
     accepted_draft_tokens: u32,
     first_step: Option<Instant>,
@@ -62,13 +67,38 @@ struct Ending {
     stop_token_id: Option<u32>,
 }
 
+impl LiveSequence {
+    /// The text of a token as reasoning, content or both, in this order; at least one, which may be empty.
+    fn parted(&mut self, text: &str, is_end: bool) -> Vec<Kind> {
+        let was_reasoning = self.split.is_reasoning();
+        let Parts { mut reasoning, mut content } = self.split.push(text);
+        if is_end {
+            let rest = self.split.finish();
+            reasoning.push_str(&rest.reasoning);
+            content.push_str(&rest.content);
+        }
+        let is_reasoning = was_reasoning || self.split.is_reasoning();
+        self.reasoning_tokens += u32::from(is_reasoning);
+        let mut kinds = Vec::new();
+        if !reasoning.is_empty() || (is_reasoning && content.is_empty()) {
+            kinds.push(Kind::Reasoning(reasoning));
+        }
+        if !content.is_empty() || kinds.is_empty() {
+            kinds.push(Kind::Content(content));
+        }
+        kinds
+    }
+}
+
 impl LiveRequest {
     /// Has no tokens yet.
     pub fn new(arrival: Arrival, tokenizer: &Arc<Tokenizer>) -> Self {
-        let Arrival { admitted, outbox, num_sequences, prompt_info, stop_strings, arrived } = arrival;
+        let Arrival { admitted, outbox, num_sequences, prompt_info, stop_strings, reading, arrived } = arrival;
         let sequence = |_| LiveSequence {
             text: OutputText::new(tokenizer, &stop_strings),
+            split: ReasoningSplit::new(reading),
             completion_tokens: 0,
+            reasoning_tokens: 0,
             draft_tokens: 0,
             accepted_draft_tokens: 0,
             first_step: None,
@@ -133,13 +163,15 @@ impl LiveRequest {
             released.text.push_str(&rest.text);
             released.stop = rest.stop;
         }
-        let logprobs = logprobs.map(|logprobs| self.token_logprob(token_id, &logprobs));
-        self.pending.push(Event::Delta(Delta {
-            index,
-            kind: Some(Kind::Content(released.text)),
-            token_ids: vec![token_id],
-            logprobs: logprobs.into_iter().collect(),
-        }));
+        let kinds = sequence.parted(&released.text, released.stop.is_some() || ended.is_some());
+        let mut logprobs: Vec<_> =
+            logprobs.map(|logprobs| self.token_logprob(token_id, &logprobs)).into_iter().collect();
+        let mut token_ids = vec![token_id];
+        for kind in kinds {
+            // The token goes with the first of the parts that it completes.
+            let (token_ids, logprobs) = (std::mem::take(&mut token_ids), std::mem::take(&mut logprobs));
+            self.pending.push(Event::Delta(Delta { index, kind: Some(kind), token_ids, logprobs }));
+        }
         let is_stop_string = released.stop.is_some();
         let ending = match (released.stop, ended) {
             (Some(stop), _) => Some((FinishReason::Stop, Some(stop), None)),
@@ -231,7 +263,7 @@ impl LiveRequest {
             prompt_tokens: self.prompt_info.prompt_tokens,
             cached_tokens: self.prompt_info.cached_tokens,
             completion_tokens: sequence.completion_tokens,
-            reasoning_tokens: 0,
+            reasoning_tokens: sequence.reasoning_tokens,
             queue_seconds: between(Some(self.arrived), queue_end),
             prefill_seconds: between(sequence.first_step, sequence.first_token),
             decode_seconds: between(sequence.first_token, sequence.last_token),

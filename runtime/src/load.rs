@@ -24,8 +24,9 @@ use crate::throttle::ThrottledWeights;
 pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, LoadError> {
     let started = Instant::now();
     let config = &shared.config;
-    let OpenModel { spec, facts, weights, tokenizer, chat_template } = kindling_models::open(&config.model_path)
-        .map_err(|source| LoadError::Open { path: config.model_path.clone(), source: Box::new(source) })?;
+    let OpenModel { spec, facts, weights, tokenizer, chat_template, dialect } =
+        kindling_models::open(&config.model_path)
+            .map_err(|source| LoadError::Open { path: config.model_path.clone(), source: Box::new(source) })?;
     let plan = spec.lower();
     let limits = config.limits(facts.context_length, &plan.cache_groups)?;
     announce(shared, &facts, &limits);
@@ -59,7 +60,8 @@ pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, L
     shared.set_load(engine.load());
     let vocab_size = plan.vocab_size;
     let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
-    let loaded = LoadedModel { tokenizer: Arc::clone(&tokenizer), chat_template, grammars, vocab_size, max_model_len };
+    let loaded =
+        LoadedModel { tokenizer: Arc::clone(&tokenizer), chat_template, dialect, grammars, vocab_size, max_model_len };
     shared.set_phase(Phase::Ready(Arc::new(loaded)));
     Ok(EngineLoop { shared: Arc::clone(shared), model, player, engine, tokenizer, vocab_size })
 }

@@ -20,6 +20,8 @@ use crate::grammar::{Form, Grammar, Grammars};
 use crate::live_request::Arrival;
 use crate::metrics::Metrics;
 use crate::outbox::{Inbox, channel};
+use crate::prompt::Prompt;
+use crate::reasoning::Reading;
 use crate::refusal::Refusal;
 use crate::runtime::Runtime;
 use crate::shared::{Phase, Shared};
@@ -62,7 +64,9 @@ impl Inference for InferenceService {
             match input {
                 None => Err(Refusal::EmptyPrompt),
                 Some(tokenize_request::Input::Text(text)) => prompt::text_tokens(&model, &text, add_special),
-                Some(tokenize_request::Input::Chat(chat)) => prompt::chat_tokens(&model, &chat),
+                Some(tokenize_request::Input::Chat(chat)) => {
+                    prompt::chat_prompt(&model, &chat).map(|prompt| prompt.tokens)
+                }
             }
         })
         .await??;
@@ -102,12 +106,14 @@ async fn generate(runtime: &Runtime, request: GenerateRequest) -> Result<Inbox, 
     shared.ready_model()?;
     let (max_model_len, grammars) = (model.max_model_len, Arc::clone(&model.grammars));
     // The work goes on if the client hangs up, and keeps its place as long.
-    let (admitted, tokens) = blocking(move || (admitted, prompt::prompt(&model, request.input))).await?;
-    let tokens = tokens?;
+    let (admitted, prompt) = blocking(move || (admitted, prompt::prompt(&model, request.input))).await?;
+    let Prompt { tokens, reading } = prompt?;
     let grammar = match generation.form {
         Some(form) => Some(compile(&shared.metrics, &grammars, form).await?),
         None => None,
     };
+    // A grammar rules from the first token: there is no reasoning before what it asks for.
+    let reading = if grammar.is_some() { Reading::Content } else { reading };
 
     let room = max_model_len - tokens.len();
     let max_tokens = generation.max_tokens.map_or(room, |asked| asked.min(room));
@@ -136,12 +142,12 @@ async fn generate(runtime: &Runtime, request: GenerateRequest) -> Result<Inbox, 
             ignore_eos: generation.ignore_eos,
             priority: 0,
             prefix_cache: generation.prefix_cache,
-            // A grammar has a mask for the next token only, and a script knows its tokens.
+            // A grammar and a script decide token by token.
             speculate: grammar.is_none() && shared.config.script.is_none(),
             sampling: generation.sampling,
         },
         grammar,
-        arrival: Arrival { admitted, outbox, num_sequences, prompt_info, stop_strings, arrived },
+        arrival: Arrival { admitted, outbox, num_sequences, prompt_info, stop_strings, reading, arrived },
     })?;
     Ok(inbox)
 }
