@@ -30,7 +30,7 @@ from tokenizers import Tokenizer
 from transformers.convert_slow_tokenizer import generate_merges
 
 import record_tokenizers as base
-from record_tokenizers import LLAMA3_SPLIT, QWEN2_SPLIT, added, bpe, byte_level, document, template
+from record_tokenizers import QWEN2_SPLIT, added, bpe, byte_level, document, template
 
 OUT = Path(__file__).resolve().parent / "vocabularies"
 
