@@ -81,8 +81,8 @@ impl Kernel for Everything<'_> {
         note_floats("power_of_two", lanes.power_of_two(exponents));
         let weights = lanes.load_bytes(&inputs.bytes);
         let zero = lanes.splat_int(0);
-        note_floats("dot_u4 low", lanes.to_floats(lanes.dot_u4(small, lanes.low_nibbles(weights), &inputs.group)));
-        note_floats("dot_u4 high", lanes.to_floats(lanes.dot_u4(zero, lanes.high_nibbles(weights), &inputs.group)));
+        note_floats("dot_u4 low", lanes.to_floats(lanes.dot_u6(small, lanes.low_nibbles(weights), &inputs.group)));
+        note_floats("dot_u4 high", lanes.to_floats(lanes.dot_u6(zero, lanes.high_nibbles(weights), &inputs.group)));
         let sum: i32 = inputs.group.iter().map(|x| i32::from(*x)).sum();
         let start = lanes.splat_int(-sum * L::DOT_I8_BIAS);
         note_floats("dot_i8", lanes.to_floats(lanes.dot_i8(start, weights, &inputs.group)));
