@@ -61,8 +61,6 @@ pub struct Config {
     pub tie_word_embeddings: bool,
     /// Must be absent or null: attention over all positions.
     pub sliding_window: Option<Value>,
-    /// Must be absent: no format of quantised safetensors is read yet.
-    pub quantization_config: Option<Value>,
     /// Must be absent or 1.
     pub partial_rotary_factor: Option<f64>,
 }

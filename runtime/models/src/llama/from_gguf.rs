@@ -41,7 +41,6 @@ pub(super) fn config(metadata: &Metadata, weights: &dyn WeightSource) -> Result<
         mlp_bias: false,
         tie_word_embeddings: weights.describe("output.weight").is_none(),
         sliding_window: None,
-        quantization_config: None,
         partial_rotary_factor: None,
     };
     check_rotary_dim(metadata, &config)?;

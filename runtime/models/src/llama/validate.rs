@@ -60,10 +60,6 @@ fn refuse_variants(config: &Config) -> Result<(), SpecError> {
     if let Some(window) = config.sliding_window.as_ref().filter(|window| !window.is_null()) {
         return Err(unsupported("sliding_window", &window.to_string(), "only attention over all positions is"));
     }
-    if let Some(quantization) = config.quantization_config.as_ref().filter(|value| !value.is_null()) {
-        let method = quantization.get("quant_method").and_then(|method| method.as_str()).unwrap_or("without a name");
-        return Err(unsupported("quantization_config", method, "only BF16, F16 and F32 safetensors are"));
-    }
     let of_rope = config.rope_parameters.as_ref().and_then(|rope| rope.partial_rotary_factor);
     match config.partial_rotary_factor.or(of_rope) {
         Some(factor) if factor != 1.0 => {
