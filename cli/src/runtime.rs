@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::ValueEnum;
-use kindling_runtime::{BackendKind, Listeners, RuntimeConfig};
+use clap::{ArgAction, ValueEnum};
+use kindling_runtime::{BackendKind, Listeners, RuntimeConfig, Script};
 use tokio::net::TcpListener;
 
 use crate::{interrupt, logging};
@@ -58,9 +58,18 @@ pub struct MachineArgs {
     /// What computes: cpu, or reference, which is slow and plain and serves to check the other.
     #[arg(long, default_value = "cpu")]
     backend: BackendArg,
+    /// Say what this file says in place of computing: for tests of what stands in front (docs/scripted-engine.md)
+    #[arg(long, value_name = "FILE", conflicts_with = "backend")]
+    script: Option<PathBuf>,
     /// Read weights no faster than this, to spare a disk that others use [default: as fast as it goes]
     #[arg(long, value_name = "BYTES")]
     read_bytes_per_second: Option<u64>,
+    /// Whether requests begin with what others of the same beginning have computed.
+    #[arg(long, default_value_t = true, action = ArgAction::Set, value_name = "true|false", env = "KINDLING_PREFIX_CACHE")]
+    prefix_cache: bool,
+    /// Tokens to guess ahead per step from what the text has had before; changes no answer. 0 guesses none.
+    #[arg(long, default_value_t = 0, value_name = "TOKENS", env = "KINDLING_SPECULATIVE_TOKENS")]
+    speculative_tokens: usize,
 }
 
 /// The backends by name.
@@ -72,14 +81,18 @@ enum BackendArg {
 
 impl MachineArgs {
     /// Completes a configuration.
-    pub fn apply(&self, config: &mut RuntimeConfig) {
-        let Self { threads, backend, read_bytes_per_second } = self;
+    pub fn apply(&self, config: &mut RuntimeConfig) -> anyhow::Result<()> {
+        let Self { threads, backend, script, read_bytes_per_second, prefix_cache, speculative_tokens } = self;
         config.num_threads = *threads;
         config.read_bytes_per_second = *read_bytes_per_second;
+        config.prefix_cache = *prefix_cache;
+        config.speculative_tokens = *speculative_tokens;
         config.backend = match backend {
             BackendArg::Cpu => BackendKind::Cpu,
             BackendArg::Reference => BackendKind::Reference,
         };
+        config.script = script.as_deref().map(Script::read).transpose()?;
+        Ok(())
     }
 }
 
@@ -98,7 +111,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     config.max_batched_tokens = max_batched_tokens;
     // A pod has 30 s to end; the servers' own closing needs some of them.
     config.drain_timeout = Duration::from_secs(20);
-    machine.apply(&mut config);
+    machine.apply(&mut config)?;
     let listeners = Listeners {
         grpc: bind(listen).await?,
         metrics: match metrics_listen {

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use kindling_kernels::{CacheGroupKind, CacheGroupSpec, KvType, Limits};
+use kindling_kernels::{Backend, CacheGroupKind, CacheGroupSpec, CpuBackend, KvType, Limits, ReferenceBackend};
+
+use crate::script::Script;
 
 /// Tokens per KV block: small enough to waste little at the end of a sequence, large enough for short block tables.
 pub const BLOCK_SIZE: usize = 16;
@@ -23,6 +25,16 @@ pub enum BackendKind {
     Reference,
 }
 
+impl BackendKind {
+    /// The backend itself.
+    pub(crate) fn make(self) -> Box<dyn Backend> {
+        match self {
+            Self::Cpu => Box::new(CpuBackend::new()),
+            Self::Reference => Box::new(ReferenceBackend),
+        }
+    }
+}
+
 /// Everything a runtime needs to know before it opens the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuntimeConfig {
@@ -38,8 +50,14 @@ pub struct RuntimeConfig {
     pub kv_tokens: Option<usize>,
     /// Tokens per step, over all sequences.
     pub max_batched_tokens: usize,
+    /// Whether requests begin with what others of the same beginning have computed.
+    pub prefix_cache: bool,
+    /// Tokens to guess ahead per step, over all sequences; 0 guesses none.
+    pub speculative_tokens: usize,
     /// What computes.
     pub backend: BackendKind,
+    /// Says what the model says, in place of its weights.
+    pub script: Option<Script>,
     /// Threads to compute with; `None` takes as many as this process may use, cgroup quotas respected.
     pub num_threads: Option<usize>,
     /// Sequences that may wait; more are refused.
@@ -87,12 +105,20 @@ impl RuntimeConfig {
             max_concurrency: 4,
             kv_tokens: None,
             max_batched_tokens: 512,
+            prefix_cache: true,
+            speculative_tokens: 0,
             backend: BackendKind::Cpu,
+            script: None,
             num_threads: None,
             max_waiting: 64,
             read_bytes_per_second: None,
             drain_timeout: Duration::from_secs(30),
         }
+    }
+
+    /// Threads that will compute.
+    pub fn threads(&self) -> usize {
+        self.num_threads.unwrap_or_else(|| available_parallelism().map_or(1, std::num::NonZero::get))
     }
 
     /// What a backend must prepare for a model of `possible_context` tokens and these cache groups.
@@ -102,7 +128,7 @@ impl RuntimeConfig {
     pub fn limits(&self, possible_context: usize, groups: &[CacheGroupSpec]) -> Result<Limits, ConfigError> {
         let asked = self.context_length.unwrap_or_else(|| possible_context.min(DEFAULT_MAX_CONTEXT));
         let kv_tokens = self.kv_tokens.unwrap_or(asked.saturating_mul(2));
-        let num_threads = self.num_threads.unwrap_or_else(|| available_parallelism().map_or(1, std::num::NonZero::get));
+        let num_threads = self.threads();
         for (name, figure) in [
             ("context length", asked),
             ("max concurrency", self.max_concurrency),
@@ -124,7 +150,7 @@ impl RuntimeConfig {
         Ok(Limits {
             max_tokens_per_step: self.max_batched_tokens,
             max_sequences: self.max_concurrency,
-            max_logits_per_step: self.max_concurrency,
+            max_logits_per_step: self.max_concurrency.saturating_add(self.speculative_tokens),
             max_context: asked.min(num_blocks * BLOCK_SIZE),
             block_size: BLOCK_SIZE,
             num_blocks: groups.iter().map(|group| self.blocks_of(group, num_blocks)).collect(),
@@ -133,10 +159,16 @@ impl RuntimeConfig {
         })
     }
 
-    /// A recurrent group has a slot for each sequence, and as many for snapshots.
+    /// A window group has the blocks that each sequence can see, and of a step after them; a recurrent group has a slot
+    /// for each sequence, and as many for snapshots.
     fn blocks_of(&self, group: &CacheGroupSpec, num_blocks: usize) -> usize {
         match group.kind {
-            CacheGroupKind::Full | CacheGroupKind::Window { .. } => num_blocks,
+            CacheGroupKind::Full => num_blocks,
+            CacheGroupKind::Window { window } => {
+                // One more: neither end need be at the border of a block.
+                let of_one = window.saturating_add(self.max_batched_tokens).div_ceil(BLOCK_SIZE) + 1;
+                num_blocks.min(of_one.saturating_mul(self.max_concurrency))
+            }
             CacheGroupKind::Recurrent { .. } => self.max_concurrency.saturating_mul(2),
         }
     }
@@ -153,6 +185,17 @@ mod tests {
     fn two_full_contexts_are_kept_by_default() {
         let limits = RuntimeConfig::new("model.gguf").limits(1000, &FULL).unwrap();
         assert_eq!((limits.max_context, limits.num_blocks), (1000, vec![125]));
+    }
+
+    #[test]
+    fn a_window_group_has_what_its_sequences_can_see() {
+        let [full] = FULL;
+        let window = CacheGroupSpec { kind: CacheGroupKind::Window { window: 100 }, ..full.clone() };
+        let groups = [full, window];
+        let config = RuntimeConfig { max_batched_tokens: 60, ..RuntimeConfig::new("model.gguf") };
+        // 160 tokens touch 11 blocks at most; four sequences.
+        assert_eq!(config.limits(10_000, &groups).unwrap().num_blocks, [1250, 44]);
+        assert_eq!(config.limits(200, &groups).unwrap().num_blocks, [25, 25], "never more than a full one");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use kindling_kernels::{ExecuteError, PrepareError};
 use kindling_models::OpenError;
 
 use crate::config::ConfigError;
+use crate::script::ScriptError;
 
 /// Why a runtime cannot serve its model. Shared by all who wait for it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -41,6 +42,9 @@ pub enum LoadError {
     /// The configuration does not suit the model.
     #[error("configure the runtime")]
     Config(#[from] ConfigError),
+    /// The engine cannot do for this model what it was told to do.
+    #[error("configure the engine")]
+    Engine(#[from] kindling_engine::ConfigError),
     /// Weights or memory could not be had.
     #[error("prepare the {backend} backend")]
     Prepare {
@@ -49,6 +53,9 @@ pub enum LoadError {
         /// What is wrong.
         source: PrepareError,
     },
+    /// The script does not suit the model.
+    #[error("prepare the script")]
+    Script(#[from] ScriptError),
     /// The system gave no thread.
     #[error("start the engine's thread")]
     Thread(#[source] io::Error),

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use kindling_models::{ChatTemplate, Tokenizer};
+use kindling_models::{ChatTemplate, Dialect, Tokenizer};
+
+use crate::grammar::Grammars;
 
 /// A ready model, as seen by the service; its weights belong to the engine's thread.
 pub struct LoadedModel {
@@ -10,6 +12,10 @@ pub struct LoadedModel {
     pub tokenizer: Arc<Tokenizer>,
     /// Messages to text; base models have none.
     pub chat_template: Option<ChatTemplate>,
+    /// Compiles grammars for its vocabulary.
+    pub grammars: Arc<Grammars>,
+    /// How its answers in chats are to be read.
+    pub dialect: Dialect,
     /// Rows of logits; the tokenizer may know fewer tokens.
     pub vocab_size: usize,
     /// Tokens of prompt and output together.

@@ -1,9 +1,12 @@
 //! Why a request is not served, classified once into gRPC statuses.
 
+use kindling_proto::{REFUSED_FIELD, STRUCTURED_OUTPUT};
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use crate::admission::AdmissionError;
 use crate::error::{RuntimeError, error_chain};
+use crate::grammar::GrammarError;
 
 /// A request that is refused before anything is computed.
 #[derive(Debug, thiserror::Error)]
@@ -29,12 +32,33 @@ pub enum Refusal {
         /// Tokens of prompt and output together.
         max_model_len: usize,
     },
+    /// No room for it whatever its tokens are.
+    #[error(
+        "prompt has {bytes} bytes, the maximum context length of {max_model_len} tokens is at most {max_bytes} bytes"
+    )]
+    TextTooLong {
+        /// Of the text.
+        bytes: usize,
+        /// If every token were the longest one.
+        max_bytes: usize,
+        /// Tokens of prompt and output together.
+        max_model_len: usize,
+    },
+    /// The model's answers in chats have marks in them that are not read yet.
+    #[error("this model answers chats in {answers}, which is not supported yet: only text completion is")]
+    Dialect {
+        /// What is in its answers.
+        answers: &'static str,
+    },
     /// The checkpoint has no chat template.
     #[error("this model has no chat template: send text or token ids")]
     NoChatTemplate,
     /// The template refuses these messages, or fails on them.
     #[error("{0}")]
     Template(String),
+    /// The form asked for cannot be used.
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
     /// The tokenizer failed.
     #[error("{0}")]
     Tokenizer(String),
@@ -60,15 +84,23 @@ pub enum Refusal {
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let code = match &refusal {
-            Refusal::Field { .. } | Refusal::EmptyPrompt | Refusal::NoChatTemplate | Refusal::Template(_) => {
-                Code::InvalidArgument
-            }
+            Refusal::Field { .. } | Refusal::EmptyPrompt | Refusal::NoChatTemplate => Code::InvalidArgument,
+            Refusal::Template(_) | Refusal::Dialect { .. } => Code::InvalidArgument,
             Refusal::Admission(AdmissionError::DuplicateName { .. }) => Code::InvalidArgument,
-            Refusal::PromptTooLong { .. } => Code::OutOfRange,
+            Refusal::Grammar(GrammarError::Form { .. }) => Code::InvalidArgument,
+            Refusal::Grammar(GrammarError::Busy) => Code::ResourceExhausted,
+            Refusal::PromptTooLong { .. } | Refusal::TextTooLong { .. } => Code::OutOfRange,
             Refusal::Admission(AdmissionError::Full { .. }) => Code::ResourceExhausted,
             Refusal::Loading { .. } | Refusal::Draining => Code::Unavailable,
-            Refusal::Tokenizer(_) | Refusal::Failed(_) => Code::Internal,
+            Refusal::Grammar(GrammarError::Impossible(_)) | Refusal::Tokenizer(_) | Refusal::Failed(_) => {
+                Code::Internal
+            }
         };
-        Self::new(code, refusal.to_string())
+        let mut status = Self::new(code, refusal.to_string());
+        if let Refusal::Grammar(GrammarError::Form { .. }) = refusal {
+            let field = MetadataValue::from_static(STRUCTURED_OUTPUT);
+            status.metadata_mut().insert(REFUSED_FIELD, field);
+        }
+        status
     }
 }

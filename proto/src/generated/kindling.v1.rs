@@ -15,6 +15,15 @@ pub struct GenerateRequest {
     /// 0 returns the chosen token's alone.
     #[prost(uint32, optional, tag = "8")]
     pub logprobs: ::core::option::Option<u32>,
+    /// Unset: begins with what any other request without a salt has computed of
+    /// the same prompt.
+    #[prost(message, optional, tag = "15")]
+    pub prefix_cache: ::core::option::Option<PrefixCache>,
+    /// The form that the output must have; unset lets the model write what it likes.
+    /// A form that cannot be used is an INVALID_ARGUMENT whose metadata has
+    /// `field: structured_output`.
+    #[prost(message, optional, tag = "16")]
+    pub structured_output: ::core::option::Option<StructuredOutput>,
     #[prost(oneof = "generate_request::Input", tags = "2, 3, 4")]
     pub input: ::core::option::Option<generate_request::Input>,
 }
@@ -29,6 +38,54 @@ pub mod generate_request {
         #[prost(message, tag = "4")]
         TokenIds(super::TokenIds),
     }
+}
+/// The output has this form unless max_tokens ends it early. Where nothing can
+/// follow, it ends with FINISH_REASON_STOP.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StructuredOutput {
+    #[prost(oneof = "structured_output::Kind", tags = "1, 2, 3, 4, 5")]
+    pub kind: ::core::option::Option<structured_output::Kind>,
+}
+/// Nested message and enum types in `StructuredOutput`.
+pub mod structured_output {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        /// A JSON Schema, as text: JSON that it describes. At most a space or a line
+        /// break with indentation stands between two parts.
+        #[prost(string, tag = "1")]
+        JsonSchema(::prost::alloc::string::String),
+        /// Any JSON object.
+        #[prost(message, tag = "2")]
+        JsonObject(super::JsonObject),
+        /// A regular expression (Rust's syntax) that the whole output matches.
+        #[prost(string, tag = "3")]
+        Regex(::prost::alloc::string::String),
+        /// One of some texts.
+        #[prost(message, tag = "4")]
+        Choice(super::Choice),
+        /// A Lark grammar, in the dialect of llguidance.
+        #[prost(string, tag = "5")]
+        Grammar(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JsonObject {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Choice {
+    #[prost(string, repeated, tag = "1")]
+    pub choices: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PrefixCache {
+    /// Neither uses what others have computed nor leaves anything to them.
+    #[prost(bool, tag = "1")]
+    pub bypass: bool,
+    /// Only requests of the same salt share anything, e.g. those of one tenant.
+    #[prost(string, tag = "2")]
+    pub salt: ::prost::alloc::string::String,
+    /// Whatever else decides what the prompt means to the model.
+    #[prost(string, repeated, tag = "3")]
+    pub extra_keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ChatInput {
@@ -125,7 +182,8 @@ pub mod generate_response {
 pub struct PromptInfo {
     #[prost(uint32, tag = "1")]
     pub prompt_tokens: u32,
-    /// Of these, how many came from the prefix cache.
+    /// Of these, how many came from the prefix cache; 0 if the request has to wait
+    /// first. Usage has it in any case.
     #[prost(uint32, tag = "2")]
     pub cached_tokens: u32,
     /// The context that this model was started with.
@@ -224,6 +282,11 @@ pub struct Usage {
     pub prefill_seconds: f64,
     #[prost(double, tag = "7")]
     pub decode_seconds: f64,
+    /// Tokens that were guessed ahead, and how many of them were right.
+    #[prost(uint32, tag = "8")]
+    pub draft_tokens: u32,
+    #[prost(uint32, tag = "9")]
+    pub accepted_draft_tokens: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TokenizeRequest {

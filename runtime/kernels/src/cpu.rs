@@ -27,13 +27,17 @@ mod rows;
 mod stage;
 mod support;
 
+use std::collections::HashSet;
 use std::sync::Mutex;
 
 pub use isa::Isa;
 
 use crate::load::{Keeper, WeightHead, load_weights, zeroes};
 use crate::rotary_frequencies::rotary_frequencies;
-use crate::{Backend, Limits, LoadProgress, Op, Plan, PrepareError, PreparedModel, WeightSource, dequantise, validate};
+use crate::{
+    Backend, ExpertWeights, Limits, LoadProgress, Op, Plan, PrepareError, PreparedModel, WeightSource, dequantise,
+    validate,
+};
 use buffers::Buffers;
 use isa::DetectedIsa;
 use kv_cache::KvCache;
@@ -90,7 +94,7 @@ impl Backend for CpuBackend {
     ) -> Result<Box<dyn PreparedModel>, PrepareError> {
         validate::validate(plan, limits)?;
         support::check(plan, limits)?;
-        let weights = Weights(load_weights(plan, weights, progress, &Repack)?);
+        let weights = Weights(load_weights(plan, weights, progress, &Repack::new(plan))?);
         let rotaries = plan
             .rotaries
             .iter()
@@ -125,28 +129,45 @@ impl Backend for CpuBackend {
 }
 
 /// Repacks matrices, dequantises anything else.
-struct Repack;
+struct Repack<'a> {
+    /// Names of the weights that are multiplied with.
+    matrices: HashSet<&'a str>,
+}
 
-impl Keeper for Repack {
+impl<'a> Repack<'a> {
+    fn new(plan: &'a Plan) -> Self {
+        let matrices = plan.ops.iter().flat_map(|op| match *op {
+            Op::EmbedTokens { weight, .. } | Op::Linear { weight, .. } => vec![weight],
+            Op::MoeExperts { experts: ExpertWeights { gate, up, down, .. }, .. } => vec![gate, up, down],
+            _ => Vec::new(),
+        });
+        Self { matrices: matrices.map(|id| plan.weights[id.0].name.as_str()).collect() }
+    }
+}
+
+impl Keeper for Repack<'_> {
     type Held = Weight;
 
     fn begin(&self, head: WeightHead<'_>) -> Result<Weight, PrepareError> {
         let WeightHead { spec, dtype, row_scales } = head;
-        if row_scales.is_some() {
-            let what = format!("the scale of {} beside its blocks", spec.name);
-            return Err(PrepareError::Unsupported { backend: "cpu", what });
+        if self.matrices.contains(spec.name.as_str()) {
+            return PackedMatrix::new(spec, dtype, row_scales).map(Weight::Matrix);
         }
-        if spec.shape.len() == 2 {
-            return PackedMatrix::new(spec, dtype).map(Weight::Matrix);
-        }
-        zeroes(spec.num_rows().checked_mul(spec.row_len()), "a vector").map(|values| Weight::Vector { values, dtype })
+        let (count, row_len) = (spec.num_rows().checked_mul(spec.row_len()), spec.row_len());
+        Ok(Weight::Vector { values: zeroes(count, "a vector")?, dtype, row_len, row_scales })
     }
 
     fn rows(&self, held: &mut Weight, first_row: usize, bytes: &[u8]) {
         match held {
             Weight::Matrix(matrix) => matrix.place_rows(first_row, bytes),
-            // Its one row.
-            Weight::Vector { values, dtype } => dequantise::dequantise_into(*dtype, bytes, values),
+            Weight::Vector { values, dtype, row_len, row_scales } => {
+                let rows = values.chunks_exact_mut(*row_len).enumerate().skip(first_row);
+                for ((row, values), bytes) in rows.zip(bytes.chunks_exact(dtype.bytes_for(*row_len).unwrap_or(1))) {
+                    dequantise::dequantise_into(*dtype, bytes, values);
+                    let scale = row_scales.as_ref().map_or(1.0, |scales| scales[row]);
+                    values.iter_mut().for_each(|value| *value *= scale);
+                }
+            }
         }
     }
 }
@@ -157,6 +178,6 @@ fn quantised_blocks(plan: &Plan, weights: &Weights, limits: &Limits) -> Option<u
         Op::Linear { weight, .. } => Some(weights.matrix(*weight)),
         _ => None,
     });
-    let widest = widths.filter(|matrix| matrix.is_int()).map(|matrix| matrix.row_len / 32).max().unwrap_or(0);
+    let widest = widths.filter(|matrix| matrix.is_int()).map(|matrix| matrix.row_len.div_ceil(32)).max().unwrap_or(0);
     limits.max_tokens_per_step.max(limits.max_logits_per_step).checked_mul(widest)
 }

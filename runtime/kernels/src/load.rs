@@ -1,5 +1,7 @@
 //! Reads the weights of a plan in stages of some rows, and checks each against what the plan needs.
+#![allow(unsafe_code)]
 
+use std::alloc::{Layout, alloc_zeroed};
 use std::ops::Range;
 
 use crate::{
@@ -68,13 +70,37 @@ pub(crate) fn reserve<T>(values: &mut Vec<T>, count: usize, what: &'static str) 
     values.try_reserve_exact(count).map_err(|_| refused)
 }
 
-/// `count` zeroes, or what could not be had.
-pub(crate) fn zeroes<T: Clone + Default>(count: Option<usize>, what: &'static str) -> Result<Vec<T>, PrepareError> {
-    let mut values = Vec::new();
+/// Types whose zero is all bytes zero.
+///
+/// # Safety
+/// A value of all bytes zero must be valid, and the type must not be of size zero.
+pub(crate) unsafe trait ZeroBytes: Sized {}
+
+// SAFETY: as integers and floats are.
+unsafe impl ZeroBytes for u8 {}
+// SAFETY: as above.
+unsafe impl ZeroBytes for u16 {}
+// SAFETY: as above.
+unsafe impl ZeroBytes for f32 {}
+// SAFETY: as its elements; no array here is empty.
+unsafe impl<T: ZeroBytes, const N: usize> ZeroBytes for [T; N] {}
+
+/// `count` zeroes, or what could not be had. Pages are not touched: large pools cost memory when they are used.
+pub(crate) fn zeroes<T: ZeroBytes>(count: Option<usize>, what: &'static str) -> Result<Vec<T>, PrepareError> {
     let count = count.unwrap_or(usize::MAX);
-    reserve(&mut values, count, what)?;
-    values.resize(count, T::default());
-    Ok(values)
+    let refused = || PrepareError::Memory { what, num_bytes: count.saturating_mul(size_of::<T>()) };
+    let layout = Layout::array::<T>(count).map_err(|_| refused())?;
+    if layout.size() == 0 {
+        return Ok(Vec::new());
+    }
+    // SAFETY: the size is not 0.
+    let start = unsafe { alloc_zeroed(layout) };
+    if start.is_null() {
+        return Err(refused());
+    }
+    // SAFETY: allocated by the global allocator with the layout of `count` elements, all of them initialised: bytes of
+    // zero are a value of `T`.
+    Ok(unsafe { Vec::from_raw_parts(start.cast(), count, count) })
 }
 
 /// Some rows of one stored tensor.

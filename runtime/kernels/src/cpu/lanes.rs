@@ -7,6 +7,8 @@
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon;
 pub(super) mod portable;
 
 /// Lanes in a vector.
@@ -34,6 +36,11 @@ pub(super) trait Lanes: Copy {
     fn load_f16(self, values: &[u16; LANES]) -> Self::Floats;
     /// Reads sixteen bf16.
     fn load_bf16(self, values: &[u16; LANES]) -> Self::Floats;
+    /// Reads sixteen E4M3 as 256ths of their values, all of them exact; 2^8 is the difference of the exponents' biases of
+    /// E4M3 and f16. What would be NaN counts as 480 on the way there: files with NaN in them are not worth a check here.
+    fn load_e4m3_256ths(self, codes: &[u8; LANES]) -> Self::Floats;
+    /// Reads sixteen E8M0: `2^(code - 127)`, exact; 255 becomes infinity.
+    fn load_e8m0(self, codes: &[u8; LANES]) -> Self::Floats;
     /// Writes sixteen f32.
     fn store(self, values: Self::Floats, out: &mut [f32; LANES]);
     /// Writes sixteen f16, rounded to nearest even.
@@ -72,8 +79,13 @@ pub(super) trait Lanes: Copy {
     fn low_nibbles(self, a: Self::Bytes) -> Self::Bytes;
     /// The high nibble of each byte.
     fn high_nibbles(self, a: Self::Bytes) -> Self::Bytes;
-    /// `sum[lane] += w . x` over four nibbles (0 to 15) and four activations, the same in each lane.
-    fn dot_u4(self, sum: Self::Ints, weights: Self::Bytes, activations: &[i8; 4]) -> Self::Ints;
+    /// `table[a]` for each byte, which is at most 15.
+    fn look_up(self, table: &[u8; 16], a: Self::Bytes) -> Self::Bytes;
+    /// `low | ((bits >> shift) & mask)` for each byte; `shift` is -7 to 7, negative ones shift to the left, and `mask` has
+    /// no bit that comes from outside of the byte.
+    fn or_bits(self, low: Self::Bytes, bits: Self::Bytes, shift: i32, mask: u8) -> Self::Bytes;
+    /// `sum[lane] += w . x` over four small weights (0 to 63) and four activations (-127 to 127), the same in each lane.
+    fn dot_u6(self, sum: Self::Ints, weights: Self::Bytes, activations: &[i8; 4]) -> Self::Ints;
     /// `sum[lane] += (w - 128 + DOT_I8_BIAS) . x` over four bytes and four activations (-127 to 127).
     fn dot_i8(self, sum: Self::Ints, weights: Self::Bytes, activations: &[i8; 4]) -> Self::Ints;
 
@@ -120,6 +132,9 @@ pub(super) trait Lanes: Copy {
         self.mul(sum, self.power_of_two(power))
     }
 }
+
+#[cfg(test)]
+mod agreement;
 
 #[cfg(test)]
 mod tests {

@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::gated_activation::activate;
 use super::isa::Kernel;
 use super::lanes::{LANES, Lanes};
-use super::packed::{PackedMatrix, Panels};
+use super::packed::{Block, PackedMatrix, with_blocks};
 use super::quantise::ActivationBlock;
 use super::rows::RowsView;
 use crate::Activation;
@@ -22,6 +22,8 @@ use tile::Panel;
 pub(super) struct LinearPart<'a> {
     /// `[out_features, in_features]`.
     pub matrix: &'a PackedMatrix,
+    /// Where the matrix begins among several stacked ones, in panels.
+    pub first_panel: usize,
     /// `[out_features]`.
     pub bias: Option<&'a [f32]>,
     /// `[rows, out_features]`.
@@ -44,8 +46,10 @@ pub(super) enum Epilogue<'a> {
 pub(super) struct LinearInput<'a> {
     /// `[rows, in_features]`.
     pub floats: &'a [f32],
-    /// The same quantised, `[rows, in_features / 32]`, if a weight is of an integer family.
+    /// The same quantised, a block for each 32, if a weight is of an integer family.
     pub blocks: &'a [ActivationBlock],
+    /// Row of the input for each row of the output; `None`: the same.
+    pub rows: Option<&'a [u32]>,
 }
 
 /// Some panels of some parts, times some rows.
@@ -58,7 +62,7 @@ pub(super) struct LinearTask<'a> {
     pub epilogue: Epilogue<'a>,
     /// Panels of each part.
     pub panels: Range<usize>,
-    /// Rows of the input.
+    /// Rows of the output.
     pub rows: Range<usize>,
 }
 
@@ -101,29 +105,21 @@ impl Kernel for LinearTask<'_> {
 impl LinearTask<'_> {
     #[inline(always)]
     fn panel<L: Lanes>(&self, lanes: L, part: &LinearPart<'_>, panel: usize) {
-        let LinearInput { floats, blocks } = self.input;
-        let row_len = part.matrix.row_len;
-        match &part.matrix.panels {
-            Panels::Int4(all) => self.tiles(lanes, part, panel, (all, blocks, row_len / 32)),
-            Panels::Int4Min(all) => self.tiles(lanes, part, panel, (all, blocks, row_len / 32)),
-            Panels::Int8(all) => self.tiles(lanes, part, panel, (all, blocks, row_len / 32)),
-            Panels::F16(all) => self.tiles(lanes, part, panel, (all, floats, row_len)),
-            Panels::BF16(all) => self.tiles(lanes, part, panel, (all, floats, row_len)),
-            Panels::F32(all) => self.tiles(lanes, part, panel, (all, floats, row_len)),
-        }
+        with_blocks!(&part.matrix.panels, all => self.tiles(lanes, part, panel, all));
     }
 
-    /// Goes through the rows eight, four, two or one at a time; `(panels, activations, blocks per row)`.
+    /// Goes through the rows eight, four, two or one at a time.
     #[inline(always)]
-    fn tiles<L: Lanes, P: Panel>(
-        &self,
-        lanes: L,
-        part: &LinearPart<'_>,
-        panel: usize,
-        (all, activations, per_row): (&[P], &[P::Activation], usize),
-    ) {
-        let blocks = &all[panel * per_row..(panel + 1) * per_row];
-        let activations = |row: usize| &activations[row * per_row..(row + 1) * per_row];
+    fn tiles<L: Lanes, P: Panel + Block>(&self, lanes: L, part: &LinearPart<'_>, panel: usize, all: &[P]) {
+        let row_len = part.matrix.row_len;
+        let (blocks_per_row, per_row) = (row_len.div_ceil(P::ELEMENTS), P::activations_per_row(row_len));
+        let first = (part.first_panel + panel) * blocks_per_row;
+        let blocks = &all[first..first + blocks_per_row];
+        let activations = P::activations(self.input);
+        let activations = |row: usize| {
+            let row = self.input.rows.map_or(row, |rows| rows[row] as usize);
+            &activations[row * per_row..(row + 1) * per_row]
+        };
         let mut row = self.rows.start;
         while row + 8 <= self.rows.end {
             let sums = P::tile::<L, 8>(lanes, blocks, std::array::from_fn(|i| activations(row + i)));
@@ -150,6 +146,7 @@ impl LinearTask<'_> {
 #[inline(always)]
 fn store_tile<L: Lanes>(lanes: L, part: &LinearPart<'_>, panel: usize, row: usize, sums: &[L::Floats]) {
     let column = panel * LANES;
+    let factors = part.matrix.factors(part.first_panel + panel);
     let mut bias_lanes = [0.0; LANES];
     if let Some(bias) = part.bias {
         let bias = &bias[column..bias.len().min(column + LANES)];
@@ -157,7 +154,8 @@ fn store_tile<L: Lanes>(lanes: L, part: &LinearPart<'_>, panel: usize, row: usiz
     }
     for (i, sum) in sums.iter().enumerate() {
         let mut values = [0.0; LANES];
-        let sum = if part.bias.is_some() { lanes.add(*sum, lanes.load(&bias_lanes)) } else { *sum };
+        let sum = factors.map_or(*sum, |factors| lanes.mul(*sum, lanes.load(factors)));
+        let sum = if part.bias.is_some() { lanes.add(sum, lanes.load(&bias_lanes)) } else { sum };
         lanes.store(sum, &mut values);
         // SAFETY: these rows and columns of the output belong to this task alone.
         unsafe { part.output.store(row + i, column, &values) };

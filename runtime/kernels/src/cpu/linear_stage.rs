@@ -66,6 +66,7 @@ impl CpuModel {
             .iter()
             .map(|LinearOp { weight, bias, output }| LinearPart {
                 matrix: self.weights.matrix(*weight),
+                first_panel: 0,
                 bias: bias.map(|bias| self.weights.vector(bias)),
                 output: views(*output),
             })
@@ -79,7 +80,7 @@ impl CpuModel {
         let floats = unsafe { input.rows(0..input.num_rows) };
         let isa = self.isa;
         if parts.iter().any(|part| part.matrix.is_int()) {
-            let blocks = BlocksView::new(&mut self.quantised, input.width / 32);
+            let blocks = BlocksView::new(&mut self.quantised, input.width.div_ceil(32));
             by_rows(&mut self.pool, input.num_rows, |rows| {
                 for row in rows {
                     // SAFETY: each row is one task's.
@@ -91,7 +92,7 @@ impl CpuModel {
         let num_panels: Vec<_> = parts.iter().map(|part| part.matrix.num_panels()).collect();
         let together = matches!(epilogue, Epilogue::Gate(..));
         let cuts = cut(&num_panels, together, input.num_rows, self.pool.num_threads());
-        let input = LinearInput { floats, blocks: &self.quantised };
+        let input = LinearInput { floats, blocks: &self.quantised, rows: None };
         self.pool.run(cuts.len(), &|index, _| {
             let Cut { parts: range, panels, rows } = cuts[index].clone();
             isa.run(LinearTask { parts: &parts[range], input, epilogue, panels, rows });

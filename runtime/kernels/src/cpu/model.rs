@@ -24,6 +24,10 @@ pub(super) enum Weight {
         values: Vec<f32>,
         /// As stored.
         dtype: DType,
+        /// Elements of a stored row.
+        row_len: usize,
+        /// Scales of its rows.
+        row_scales: Option<Vec<f32>>,
     },
 }
 

@@ -5,9 +5,10 @@ use std::marker::PhantomData;
 
 use super::isa::Kernel;
 use super::lanes::{LANES, Lanes};
+use crate::load::ZeroBytes;
 
 /// 32 activations: `value = quants * scale`.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 #[repr(C, align(16))]
 pub(super) struct ActivationBlock {
     /// -127 to 127, in groups of four.
@@ -18,7 +19,12 @@ pub(super) struct ActivationBlock {
     pub scaled_sum: f32,
     /// Sum of the quants, for weights with an offset.
     pub sum: i32,
+    /// Sum of the first sixteen, for weights with a scale for each half.
+    pub low_sum: i32,
 }
+
+// SAFETY: numbers only.
+unsafe impl ZeroBytes for ActivationBlock {}
 
 /// Quantised rows that several threads write at once, each its own.
 #[derive(Clone, Copy)]
@@ -55,19 +61,27 @@ impl<'a> BlocksView<'a> {
 /// Blocks below it become zero: its inverse must be a finite f32.
 const SMALLEST: f32 = 1e-30;
 
-/// Quantises one row, `[32 * blocks.len()]`, into `blocks`.
+/// Quantises one row into `blocks`.
 pub(super) struct QuantiseRow<'a> {
-    /// f32, a multiple of 32 long.
+    /// f32.
     pub row: &'a [f32],
-    /// One for each 32.
+    /// One for each 32 and what is left of them; beyond the row are zeroes.
     pub blocks: &'a mut [ActivationBlock],
 }
 
 impl Kernel for QuantiseRow<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        for (values, block) in self.row.as_chunks::<LANES>().0.as_chunks::<2>().0.iter().zip(self.blocks) {
-            let (low, high) = (lanes.load(&values[0]), lanes.load(&values[1]));
+        for (values, block) in self.row.chunks(2 * LANES).zip(self.blocks) {
+            let mut padded = [[0.0; LANES]; 2];
+            let values = match values.as_chunks::<LANES>() {
+                ([low, high], _) => [low, high],
+                _ => {
+                    padded.as_flattened_mut()[..values.len()].copy_from_slice(values);
+                    padded.each_ref()
+                }
+            };
+            let (low, high) = (lanes.load(values[0]), lanes.load(values[1]));
             let magnitude = lanes.highest(lanes.max(lanes.abs(low), lanes.abs(high)));
             let inverse = if magnitude > SMALLEST { 127.0 / magnitude } else { 0.0 };
             let low = lanes.round(lanes.mul(low, lanes.splat(inverse)));
@@ -75,6 +89,7 @@ impl Kernel for QuantiseRow<'_> {
             let (groups, _) = block.quants.as_flattened_mut().as_chunks_mut::<LANES>();
             lanes.store_quants(low, &mut groups[0]);
             lanes.store_quants(high, &mut groups[1]);
+            block.low_sum = lanes.sum_ints(low, lanes.splat_int(0));
             block.sum = lanes.sum_ints(low, high);
             block.scale = magnitude / 127.0;
             block.scaled_sum = block.scale * block.sum as f32;

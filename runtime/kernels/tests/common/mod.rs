@@ -9,13 +9,24 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use half::{bf16, f16};
+use kindling_kernels::dequantise::e4m3_to_f32;
 use kindling_kernels::{
     Backend, BufferId, CpuBackend, DType, Isa, KvType, Limits, Op, Plan, PreparedModel, Step, StepSequence, TensorDesc,
     TensorScale, WeightError, WeightId, WeightSource,
 };
 
 /// All stored types.
-pub const DTYPES: [DType; 6] = [DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q4_1];
+pub const DTYPES: [DType; 9] = [
+    DType::F32,
+    DType::F16,
+    DType::BF16,
+    DType::F8E4M3,
+    DType::Q8_0,
+    DType::Q4_0,
+    DType::Q4_1,
+    DType::NVFP4,
+    DType::MXFP4,
+];
 
 /// SplitMix64: small, and the same everywhere.
 pub struct Rng(pub u64);
@@ -76,6 +87,11 @@ impl MemoryWeights {
         self.0.insert(name.to_owned(), (desc, bytes));
     }
 
+    /// Gives a tensor a scale beside its bytes.
+    pub fn set_scale(&mut self, name: &str, scale: TensorScale) {
+        self.0.get_mut(name).unwrap().0.scale = scale;
+    }
+
     /// Forgets a tensor.
     pub fn remove(&mut self, name: &str) {
         self.0.remove(name);
@@ -107,8 +123,27 @@ fn random_block(rng: &mut Rng, dtype: DType, amplitude: f32, bytes: &mut Vec<u8>
             }
             (0..2).for_each(|_| bytes.extend(rng.next().to_le_bytes()));
         }
+        DType::F8E4M3 => bytes.push(e4m3(value)),
+        DType::NVFP4 => {
+            bytes.push(e4m3(scale(rng, 6.0).to_f32()));
+            bytes.extend(rng.next().to_le_bytes());
+        }
+        DType::MXFP4 => {
+            bytes.push((127.0 + scale(rng, 6.0).to_f32().log2()) as u8);
+            (0..2).for_each(|_| bytes.extend(rng.next().to_le_bytes()));
+        }
         _ => panic!("{dtype} has no random blocks"),
     }
+}
+
+/// The code of an E4M3 close to `value`, which is below 256.
+fn e4m3(value: f32) -> u8 {
+    let exponent = (value.abs().max(1e-6).log2().floor() as i32).max(-6);
+    // Eighths of the power of two; sixteen of them are one of the next power.
+    let eighths = (value.abs() / 2f32.powi(exponent - 3)).round() as i32;
+    let code = if eighths < 8 { eighths } else { 8 * (exponent + 7) + eighths - 8 };
+    assert!((e4m3_to_f32(code as u8) - value.abs()).abs() <= value.abs() / 15.0 + 2f32.powi(-10));
+    code as u8 | if value < 0.0 { 0x80 } else { 0 }
 }
 
 impl WeightSource for MemoryWeights {

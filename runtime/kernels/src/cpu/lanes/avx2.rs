@@ -67,6 +67,28 @@ impl Lanes for Avx2 {
         ]
     }
     #[inline(always)]
+    fn load_e4m3_256ths(self, codes: &[u8; LANES]) -> Self::Floats {
+        // The sign goes to bit 15, exponent and mantissa behind bit 14.
+        let words = x86!(_mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(_mm_loadu_si128(codes.as_ptr().cast()))));
+        let words = x86!(_mm256_and_si256(words, _mm256_set1_epi16(!(1 << 14))));
+        [
+            x86!(_mm256_cvtph_ps(_mm256_castsi256_si128(words))),
+            x86!(_mm256_cvtph_ps(_mm256_extracti128_si256::<1>(words))),
+        ]
+    }
+    #[inline(always)]
+    fn load_e8m0(self, codes: &[u8; LANES]) -> Self::Floats {
+        let codes = x86!(_mm_loadu_si128(codes.as_ptr().cast()));
+        // 2^-127 is below the normal numbers.
+        let smallest = x86!(_mm256_set1_epi32(1 << 22));
+        let low = x86!(_mm256_slli_epi32::<23>(_mm256_cvtepu8_epi32(codes)));
+        let high = x86!(_mm256_slli_epi32::<23>(_mm256_cvtepu8_epi32(_mm_srli_si128::<8>(codes))));
+        [
+            x86!(_mm256_castsi256_ps(_mm256_max_epi32(low, smallest))),
+            x86!(_mm256_castsi256_ps(_mm256_max_epi32(high, smallest))),
+        ]
+    }
+    #[inline(always)]
     fn store(self, values: Self::Floats, out: &mut [f32; LANES]) {
         x86!(_mm256_storeu_ps(out.as_mut_ptr(), values[0]));
         x86!(_mm256_storeu_ps(out.as_mut_ptr().add(8), values[1]));
@@ -160,7 +182,23 @@ impl Lanes for Avx2 {
         ]
     }
     #[inline(always)]
-    fn dot_u4(self, sum: Self::Ints, weights: Self::Bytes, activations: &[i8; 4]) -> Self::Ints {
+    fn look_up(self, table: &[u8; 16], a: Self::Bytes) -> Self::Bytes {
+        let table = [x86!(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()))); 2];
+        halves!(_mm256_shuffle_epi8, table, a)
+    }
+    #[inline(always)]
+    fn or_bits(self, low: Self::Bytes, bits: Self::Bytes, shift: i32, mask: u8) -> Self::Bytes {
+        let (count, mask) = (x86!(_mm_cvtsi32_si128(shift.abs())), [x86!(_mm256_set1_epi8(mask as i8)); 2]);
+        let shifted = if shift < 0 {
+            [x86!(_mm256_sll_epi16(bits[0], count)), x86!(_mm256_sll_epi16(bits[1], count))]
+        } else {
+            [x86!(_mm256_srl_epi16(bits[0], count)), x86!(_mm256_srl_epi16(bits[1], count))]
+        };
+        let masked = halves!(_mm256_and_si256, shifted, mask);
+        halves!(_mm256_or_si256, low, masked)
+    }
+    #[inline(always)]
+    fn dot_u6(self, sum: Self::Ints, weights: Self::Bytes, activations: &[i8; 4]) -> Self::Ints {
         let group = self.splat_int(i32::from_ne_bytes(activations.map(|x| x as u8)));
         let ones = [x86!(_mm256_set1_epi16(1)); 2];
         let pairs = halves!(_mm256_maddubs_epi16, weights, group);

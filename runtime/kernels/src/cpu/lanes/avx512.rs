@@ -54,6 +54,18 @@ impl Lanes for Avx512Vnni {
         )))))
     }
     #[inline(always)]
+    fn load_e4m3_256ths(self, codes: &[u8; LANES]) -> Self::Floats {
+        // The sign goes to bit 15, exponent and mantissa behind bit 14.
+        let words = x86!(_mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(_mm_loadu_si128(codes.as_ptr().cast()))));
+        x86!(_mm512_cvtph_ps(_mm256_and_si256(words, _mm256_set1_epi16(!(1 << 14)))))
+    }
+    #[inline(always)]
+    fn load_e8m0(self, codes: &[u8; LANES]) -> Self::Floats {
+        let words = x86!(_mm512_slli_epi32::<23>(_mm512_cvtepu8_epi32(_mm_loadu_si128(codes.as_ptr().cast()))));
+        // 2^-127 is below the normal numbers.
+        x86!(_mm512_castsi512_ps(_mm512_max_epi32(words, _mm512_set1_epi32(1 << 22))))
+    }
+    #[inline(always)]
     fn store(self, values: Self::Floats, out: &mut [f32; LANES]) {
         x86!(_mm512_storeu_ps(out.as_mut_ptr(), values));
     }
@@ -133,12 +145,23 @@ impl Lanes for Avx512Vnni {
         x86!(_mm512_and_si512(_mm512_srli_epi16::<4>(a), _mm512_set1_epi8(15)))
     }
     #[inline(always)]
-    fn dot_u4(self, sum: Self::Ints, weights: Self::Bytes, activations: &[i8; 4]) -> Self::Ints {
+    fn look_up(self, table: &[u8; 16], a: Self::Bytes) -> Self::Bytes {
+        let table = x86!(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())));
+        x86!(_mm512_shuffle_epi8(table, a))
+    }
+    #[inline(always)]
+    fn or_bits(self, low: Self::Bytes, bits: Self::Bytes, shift: i32, mask: u8) -> Self::Bytes {
+        let count = x86!(_mm_cvtsi32_si128(shift.abs()));
+        let shifted = if shift < 0 { x86!(_mm512_sll_epi16(bits, count)) } else { x86!(_mm512_srl_epi16(bits, count)) };
+        x86!(_mm512_or_si512(low, _mm512_and_si512(shifted, _mm512_set1_epi8(mask as i8))))
+    }
+    #[inline(always)]
+    fn dot_u6(self, sum: Self::Ints, weights: Self::Bytes, activations: &[i8; 4]) -> Self::Ints {
         let group = i32::from_ne_bytes(activations.map(|x| x as u8));
         x86!(_mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(group)))
     }
     #[inline(always)]
     fn dot_i8(self, sum: Self::Ints, weights: Self::Bytes, activations: &[i8; 4]) -> Self::Ints {
-        self.dot_u4(sum, weights, activations)
+        self.dot_u6(sum, weights, activations)
     }
 }

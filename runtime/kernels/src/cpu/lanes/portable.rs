@@ -45,6 +45,15 @@ impl Lanes for Portable {
         values.map(|bits| bf16::from_bits(bits).to_f32())
     }
     #[inline(always)]
+    fn load_e4m3_256ths(self, codes: &[u8; LANES]) -> Self::Floats {
+        codes.map(|code| f16::from_bits((u16::from(code & 0x80) << 8) | (u16::from(code & 0x7f) << 7)).to_f32())
+    }
+    #[inline(always)]
+    fn load_e8m0(self, codes: &[u8; LANES]) -> Self::Floats {
+        // 2^-127 is below the normal numbers.
+        codes.map(|code| f32::from_bits((u32::from(code) << 23).max(1 << 22)))
+    }
+    #[inline(always)]
     fn store(self, values: Self::Floats, out: &mut [f32; LANES]) {
         *out = values;
     }
@@ -117,7 +126,16 @@ impl Lanes for Portable {
         a.map(|byte| byte >> 4)
     }
     #[inline(always)]
-    fn dot_u4(self, sum: Self::Ints, weights: Self::Bytes, activations: &[i8; 4]) -> Self::Ints {
+    fn look_up(self, table: &[u8; 16], a: Self::Bytes) -> Self::Bytes {
+        a.map(|index| table[usize::from(index & 15)])
+    }
+    #[inline(always)]
+    fn or_bits(self, low: Self::Bytes, bits: Self::Bytes, shift: i32, mask: u8) -> Self::Bytes {
+        let shifted = |byte: u8| if shift < 0 { byte << -shift } else { byte >> shift };
+        std::array::from_fn(|i| low[i] | (shifted(bits[i]) & mask))
+    }
+    #[inline(always)]
+    fn dot_u6(self, sum: Self::Ints, weights: Self::Bytes, activations: &[i8; 4]) -> Self::Ints {
         dot(sum, weights, activations, 0)
     }
     #[inline(always)]

@@ -1,10 +1,13 @@
 //! The inner loops: one panel of sixteen output features times `R` rows.
 //!
-//! Integer families: exact int32 sums over 32 products, then one fused multiplication per block with the product of both
+//! Integer families: exact int32 sums over 32 (or 16) products, then one fused multiplication with the product of both
 //! scales. Floating-point families: one fused multiplication per element.
 
+mod columns;
+mod integers;
+
+use super::LinearInput;
 use crate::cpu::lanes::Lanes;
-use crate::cpu::packed::{BF16Column, F16Column, F32Column, Int4Block, Int4MinBlock, Int8Block};
 use crate::cpu::quantise::ActivationBlock;
 
 /// A block of a packed panel, with the product that belongs to it.
@@ -12,22 +15,38 @@ pub(super) trait Panel: Sized {
     /// What it is multiplied with: quantised blocks or f32.
     type Activation;
 
+    /// The right kind of rows.
+    fn activations<'a>(input: LinearInput<'a>) -> &'a [Self::Activation];
+
+    /// Activations in a row that has `row_len` elements.
+    fn activations_per_row(row_len: usize) -> usize;
+
     /// `sums[r][lane] = panel[lane] . rows[r]`, in the order of the blocks.
     fn tile<L: Lanes, const R: usize>(lanes: L, panel: &[Self], rows: [&[Self::Activation]; R]) -> [L::Floats; R];
 }
 
 /// An integer block: how it is unpacked and scaled.
 trait IntBlock {
+    /// Parts of 32 elements that it consists of.
+    const PARTS: usize = 1;
+    /// Whether the halves of a part have scales of their own.
+    const HALVES: bool = false;
     /// Added to every unpacked weight; its multiple of the activations' sum is taken off again.
     fn offset<L: Lanes>() -> i32;
     /// Group `g` holds elements `4 * g` to `4 * g + 3` of every lane.
-    fn unpack<L: Lanes>(&self, lanes: L) -> [L::Bytes; 8];
-    /// Scale by lane.
-    fn scales<L: Lanes>(&self, lanes: L) -> L::Floats;
+    fn unpack<L: Lanes>(&self, lanes: L, part: usize) -> [L::Bytes; 8];
+    /// Scales by lane of both halves.
+    fn scales<L: Lanes>(&self, lanes: L, part: usize) -> [L::Floats; 2];
     /// Minimum by lane, if the family has one.
-    fn minima<L: Lanes>(&self, lanes: L) -> Option<L::Floats>;
+    #[inline(always)]
+    fn minima<L: Lanes>(&self, _: L, _part: usize) -> Option<L::Floats> {
+        None
+    }
     /// `sum += group . activations`.
-    fn dot<L: Lanes>(lanes: L, sum: L::Ints, group: L::Bytes, activations: &[i8; 4]) -> L::Ints;
+    #[inline(always)]
+    fn dot<L: Lanes>(lanes: L, sum: L::Ints, group: L::Bytes, activations: &[i8; 4]) -> L::Ints {
+        lanes.dot_u6(sum, group, activations)
+    }
 }
 
 #[inline(always)]
@@ -36,108 +55,50 @@ fn int_tile<L: Lanes, B: IntBlock, const R: usize>(
     panel: &[B],
     rows: [&[ActivationBlock]; R],
 ) -> [L::Floats; R] {
-    let rows = rows.map(|row| &row[..panel.len()]);
+    let rows = rows.map(|row| &row[..panel.len() * B::PARTS]);
     let mut sums = [lanes.splat(0.0); R];
     for (index, block) in panel.iter().enumerate() {
-        let groups = block.unpack(lanes);
-        let (scales, minima) = (block.scales(lanes), block.minima(lanes));
-        for (sum, row) in sums.iter_mut().zip(&rows) {
-            let activations = &row[index];
-            let mut products = lanes.splat_int(activations.sum.wrapping_mul(-B::offset::<L>()));
-            for (group, quants) in groups.iter().zip(&activations.quants) {
-                products = B::dot(lanes, products, *group, quants);
-            }
-            let scale = lanes.mul(scales, lanes.splat(activations.scale));
-            *sum = lanes.fma(scale, lanes.to_floats(products), *sum);
-            if let Some(minima) = minima {
-                *sum = lanes.fma(minima, lanes.splat(activations.scaled_sum), *sum);
+        for part in 0..B::PARTS {
+            let groups = block.unpack(lanes, part);
+            let (scales, minima) = (block.scales(lanes, part), block.minima(lanes, part));
+            for (sum, row) in sums.iter_mut().zip(&rows) {
+                let activations = &row[index * B::PARTS + part];
+                *sum = products::<L, B>(lanes, *sum, &groups, (scales, activations));
+                if let Some(minima) = minima {
+                    *sum = lanes.fma(minima, lanes.splat(activations.scaled_sum), *sum);
+                }
             }
         }
     }
     sums
 }
 
+/// `sum` plus the scaled products of 32 elements.
 #[inline(always)]
-fn unpack_nibbles<L: Lanes>(lanes: L, nibbles: &[[u8; 64]; 4]) -> [L::Bytes; 8] {
-    let mut groups = [lanes.load_bytes(&nibbles[0]); 8];
-    for (group, packed) in nibbles.iter().enumerate() {
-        let packed = lanes.load_bytes(packed);
-        groups[group] = lanes.low_nibbles(packed);
-        groups[group + 4] = lanes.high_nibbles(packed);
-    }
-    groups
-}
-
-impl IntBlock for Int4Block {
-    #[inline(always)]
-    fn offset<L: Lanes>() -> i32 {
-        8
-    }
-    #[inline(always)]
-    fn unpack<L: Lanes>(&self, lanes: L) -> [L::Bytes; 8] {
-        unpack_nibbles(lanes, &self.nibbles)
-    }
-    #[inline(always)]
-    fn scales<L: Lanes>(&self, lanes: L) -> L::Floats {
-        lanes.load_f16(&self.scales)
-    }
-    #[inline(always)]
-    fn minima<L: Lanes>(&self, _: L) -> Option<L::Floats> {
-        None
-    }
-    #[inline(always)]
-    fn dot<L: Lanes>(lanes: L, sum: L::Ints, group: L::Bytes, activations: &[i8; 4]) -> L::Ints {
-        lanes.dot_u4(sum, group, activations)
-    }
-}
-
-impl IntBlock for Int4MinBlock {
-    #[inline(always)]
-    fn offset<L: Lanes>() -> i32 {
-        0
-    }
-    #[inline(always)]
-    fn unpack<L: Lanes>(&self, lanes: L) -> [L::Bytes; 8] {
-        unpack_nibbles(lanes, &self.nibbles)
-    }
-    #[inline(always)]
-    fn scales<L: Lanes>(&self, lanes: L) -> L::Floats {
-        lanes.load_f16(&self.scales)
-    }
-    #[inline(always)]
-    fn minima<L: Lanes>(&self, lanes: L) -> Option<L::Floats> {
-        Some(lanes.load_f16(&self.minima))
-    }
-    #[inline(always)]
-    fn dot<L: Lanes>(lanes: L, sum: L::Ints, group: L::Bytes, activations: &[i8; 4]) -> L::Ints {
-        lanes.dot_u4(sum, group, activations)
-    }
-}
-
-impl IntBlock for Int8Block {
-    #[inline(always)]
-    fn offset<L: Lanes>() -> i32 {
-        L::DOT_I8_BIAS
-    }
-    #[inline(always)]
-    fn unpack<L: Lanes>(&self, lanes: L) -> [L::Bytes; 8] {
-        let mut groups = [lanes.load_bytes(&self.bytes[0]); 8];
-        for (group, bytes) in groups.iter_mut().zip(&self.bytes) {
-            *group = lanes.load_bytes(bytes);
+fn products<L: Lanes, B: IntBlock>(
+    lanes: L,
+    sum: L::Floats,
+    groups: &[L::Bytes; 8],
+    (scales, activations): ([L::Floats; 2], &ActivationBlock),
+) -> L::Floats {
+    let offset = -B::offset::<L>();
+    let activation_scale = lanes.splat(activations.scale);
+    if B::HALVES {
+        let high_sum = activations.sum.wrapping_sub(activations.low_sum);
+        let mut low = lanes.splat_int(activations.low_sum.wrapping_mul(offset));
+        let mut high = lanes.splat_int(high_sum.wrapping_mul(offset));
+        for group in 0..4 {
+            low = B::dot(lanes, low, groups[group], &activations.quants[group]);
+            high = B::dot(lanes, high, groups[group + 4], &activations.quants[group + 4]);
         }
-        groups
-    }
-    #[inline(always)]
-    fn scales<L: Lanes>(&self, lanes: L) -> L::Floats {
-        lanes.load_f16(&self.scales)
-    }
-    #[inline(always)]
-    fn minima<L: Lanes>(&self, _: L) -> Option<L::Floats> {
-        None
-    }
-    #[inline(always)]
-    fn dot<L: Lanes>(lanes: L, sum: L::Ints, group: L::Bytes, activations: &[i8; 4]) -> L::Ints {
-        lanes.dot_i8(sum, group, activations)
+        let sum = lanes.fma(lanes.mul(scales[0], activation_scale), lanes.to_floats(low), sum);
+        lanes.fma(lanes.mul(scales[1], activation_scale), lanes.to_floats(high), sum)
+    } else {
+        let mut all = lanes.splat_int(activations.sum.wrapping_mul(offset));
+        for (group, quants) in groups.iter().zip(&activations.quants) {
+            all = B::dot(lanes, all, *group, quants);
+        }
+        lanes.fma(lanes.mul(scales[0], activation_scale), lanes.to_floats(all), sum)
     }
 }
 
@@ -159,44 +120,3 @@ fn float_tile<L: Lanes, C: FloatColumn, const R: usize>(lanes: L, panel: &[C], r
     }
     sums
 }
-
-impl FloatColumn for F16Column {
-    #[inline(always)]
-    fn weights<L: Lanes>(&self, lanes: L) -> L::Floats {
-        lanes.load_f16(&self.0)
-    }
-}
-
-impl FloatColumn for BF16Column {
-    #[inline(always)]
-    fn weights<L: Lanes>(&self, lanes: L) -> L::Floats {
-        lanes.load_bf16(&self.0)
-    }
-}
-
-impl FloatColumn for F32Column {
-    #[inline(always)]
-    fn weights<L: Lanes>(&self, lanes: L) -> L::Floats {
-        lanes.load(&self.0)
-    }
-}
-
-/// Makes a block a [`Panel`] by one of the loops above.
-macro_rules! panel {
-    ($block:ty, $activation:ty, $tile:ident) => {
-        impl Panel for $block {
-            type Activation = $activation;
-            #[inline(always)]
-            fn tile<L: Lanes, const R: usize>(lanes: L, panel: &[Self], rows: [&[$activation]; R]) -> [L::Floats; R] {
-                $tile(lanes, panel, rows)
-            }
-        }
-    };
-}
-
-panel!(Int4Block, ActivationBlock, int_tile);
-panel!(Int4MinBlock, ActivationBlock, int_tile);
-panel!(Int8Block, ActivationBlock, int_tile);
-panel!(F16Column, f32, float_tile);
-panel!(BF16Column, f32, float_tile);
-panel!(F32Column, f32, float_tile);
