@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bars;
+mod bench;
 mod cache;
 mod gateway;
 mod interrupt;
@@ -31,6 +32,7 @@ enum Command {
     Pull(pull::Args),
     Runtime(runtime::Args),
     Gateway(gateway::Args),
+    Bench(bench::Args),
     Operator(operator::Args),
 }
 
@@ -42,6 +44,7 @@ async fn main() -> ExitCode {
         Command::Pull(args) => pull::run(args).await,
         Command::Runtime(args) => runtime::run(args).await,
         Command::Gateway(args) => gateway::run(args).await,
+        Command::Bench(args) => bench::run(args).await,
         Command::Operator(args) => operator::run(args).await,
     };
     match result {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use kindling_runtime::{BackendKind, Listeners, RuntimeConfig};
+use kindling_runtime::{BackendKind, Listeners, RuntimeConfig, Script};
 use tokio::net::TcpListener;
 
 use crate::{interrupt, logging};
@@ -58,6 +58,9 @@ pub struct MachineArgs {
     /// What computes: cpu, or reference, which is slow and plain and serves to check the other.
     #[arg(long, default_value = "cpu")]
     backend: BackendArg,
+    /// Say what this file says in place of computing: for tests of what stands in front (docs/scripted-engine.md)
+    #[arg(long, value_name = "FILE", conflicts_with = "backend")]
+    script: Option<PathBuf>,
     /// Read weights no faster than this, to spare a disk that others use [default: as fast as it goes]
     #[arg(long, value_name = "BYTES")]
     read_bytes_per_second: Option<u64>,
@@ -72,14 +75,16 @@ enum BackendArg {
 
 impl MachineArgs {
     /// Completes a configuration.
-    pub fn apply(&self, config: &mut RuntimeConfig) {
-        let Self { threads, backend, read_bytes_per_second } = self;
+    pub fn apply(&self, config: &mut RuntimeConfig) -> anyhow::Result<()> {
+        let Self { threads, backend, script, read_bytes_per_second } = self;
         config.num_threads = *threads;
         config.read_bytes_per_second = *read_bytes_per_second;
         config.backend = match backend {
             BackendArg::Cpu => BackendKind::Cpu,
             BackendArg::Reference => BackendKind::Reference,
         };
+        config.script = script.as_deref().map(Script::read).transpose()?;
+        Ok(())
     }
 }
 
@@ -98,7 +103,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     config.max_batched_tokens = max_batched_tokens;
     // A pod has 30 s to end; the servers' own closing needs some of them.
     config.drain_timeout = Duration::from_secs(20);
-    machine.apply(&mut config);
+    machine.apply(&mut config)?;
     let listeners = Listeners {
         grpc: bind(listen).await?,
         metrics: match metrics_listen {

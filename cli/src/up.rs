@@ -104,7 +104,7 @@ async fn start_all(
     let mut runtimes = Vec::new();
     for model in models.iter().filter(|model| model.spec.replicas > 0) {
         let path = weights(model, cache).await.with_context(|| name(model))?;
-        let runtime = Runtime::start(runtime_config(model, path, machine));
+        let runtime = Runtime::start(runtime_config(model, path, machine)?);
         load(&runtime, &name(model)).await.with_context(|| name(model))?;
         let backend = Backend::new(runtime.connect_in_process());
         routes.update(|routes| {
@@ -137,7 +137,7 @@ async fn weights(model: &LocalModel, cache: &Cache) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn runtime_config(model: &LocalModel, path: PathBuf, machine: &MachineArgs) -> RuntimeConfig {
+fn runtime_config(model: &LocalModel, path: PathBuf, machine: &MachineArgs) -> anyhow::Result<RuntimeConfig> {
     let serving = &model.spec.serving;
     let mut config = RuntimeConfig::new(path);
     config.served_name = name(model);
@@ -147,11 +147,15 @@ fn runtime_config(model: &LocalModel, path: PathBuf, machine: &MachineArgs) -> R
     if let Some(tokens) = serving.max_batched_tokens {
         config.max_batched_tokens = tokens as usize;
     }
-    machine.apply(&mut config);
-    config
+    machine.apply(&mut config)?;
+    Ok(config)
 }
 
-async fn load(runtime: &Runtime, name: &str) -> anyhow::Result<()> {
+/// Waits until a model is ready, with a bar.
+///
+/// # Errors
+/// If it never will be.
+pub async fn load(runtime: &Runtime, name: &str) -> anyhow::Result<()> {
     let mut bar = Bytes::new(&format!("load {name}"));
     let ready = runtime.ready();
     tokio::pin!(ready);

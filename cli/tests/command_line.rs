@@ -77,6 +77,17 @@ fn weights_that_are_none_are_refused_by_name() {
 }
 
 #[test]
+fn a_script_that_cannot_be_played_is_refused_with_the_rule() {
+    let file = scratch("script").join("script.yaml");
+    std::fs::write(&file, "- outputs: [{play: a, token_ms: -5}]").expect("write the script");
+    let said = failure(kindling().args(["runtime", "--model-path", "/no/such/model.gguf", "--script"]).arg(&file));
+    assert!(said.contains("rule 1 of the script: token_ms"), "{said}");
+    let said =
+        failure(kindling().args(["runtime", "--model-path", "/no/such/model.gguf", "--script", "/no/such.yaml"]));
+    assert!(said.contains("read /no/such.yaml"), "{said}");
+}
+
+#[test]
 fn a_taken_port_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = taken.local_addr().expect("address").to_string();

@@ -16,6 +16,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
+use kindling_proto::{REFUSED_FIELD, STRUCTURED_OUTPUT};
+
 use crate::backend::Backend;
 use crate::error::{ApiError, ErrorKind};
 use crate::observe::Record;
@@ -61,6 +63,8 @@ pub struct Job {
     pub requests: Vec<GenerateRequest>,
     /// Choices for each prompt.
     pub n: u32,
+    /// The request's field that a form came from.
+    pub form_field: Option<&'static str>,
     /// For the whole of it.
     pub deadline: Duration,
     /// Cancelled when the gateway ends and can wait no longer.
@@ -85,13 +89,14 @@ pub struct Generation {
     closing: CancellationToken,
     /// The request's field that the prompts came from.
     prompt_field: &'static str,
+    form_field: Option<&'static str>,
     tokens: Tokens,
 }
 
 impl Generation {
     /// Starts the job; the requests go out when the first event is asked for.
     pub fn start(job: Job) -> Self {
-        let Job { backend, requests, n, deadline, closing, record } = job;
+        let Job { backend, requests, n, form_field, deadline, closing, record } = job;
         let is_chat = requests.iter().any(|request| matches!(request.input, Some(Input::Chat(_))));
         let prompt_field = if is_chat { "messages" } else { "prompt" };
         let unfinished = requests.len() as u32 * n;
@@ -100,7 +105,16 @@ impl Generation {
         let responses = stream::iter(numbered)
             .flat_map_unordered(PROMPTS_AT_ONCE, move |(prompt, request)| responses(&backend, prompt, request))
             .boxed();
-        Self { responses, n, unfinished, deadline: Instant::now() + deadline, closing, prompt_field, tokens }
+        Self {
+            responses,
+            n,
+            unfinished,
+            deadline: Instant::now() + deadline,
+            closing,
+            prompt_field,
+            form_field,
+            tokens,
+        }
     }
 
     /// The next event; `None` once every choice is finished.
@@ -132,8 +146,13 @@ impl Generation {
     }
 
     fn failure(&self, status: tonic::Status) -> ApiError {
+        let is_form = status.metadata().get(REFUSED_FIELD).is_some_and(|field| field == STRUCTURED_OUTPUT);
         let error = ApiError::from(status);
-        if error.kind == ErrorKind::ContextLengthExceeded { error.with_param(self.prompt_field) } else { error }
+        match self.form_field {
+            Some(field) if is_form => ApiError::invalid(field, error.message),
+            _ if error.kind == ErrorKind::ContextLengthExceeded => error.with_param(self.prompt_field),
+            _ => error,
+        }
     }
 
     fn translate(&mut self, (prompt, response): (u32, GenerateResponse)) -> Result<Option<Event>, ApiError> {

@@ -11,4 +11,5 @@ mod one_or_many;
 mod params;
 mod prompt;
 mod sse;
+mod structured_output;
 mod usage;

@@ -4,6 +4,9 @@
 mod fake_runtime;
 #[path = "common/harness.rs"]
 mod harness;
+#[path = "../../runtime/tests/common/tiny_model.rs"]
+#[allow(dead_code, clippy::unwrap_used, reason = "a test may panic, and uses some of it")]
+mod tiny_model;
 
 mod openai_chat;
 mod openai_cluster;
@@ -12,3 +15,5 @@ mod openai_errors;
 mod openai_hang_ups;
 mod openai_models;
 mod openai_parameters;
+mod openai_scripted;
+mod openai_structured;

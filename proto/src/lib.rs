@@ -9,5 +9,11 @@ pub mod v1 {
     include!("generated/kindling.v1.rs");
 }
 
+/// Metadata of a refusal that names the field which is wrong, where a client's own client has another name for it.
+pub const REFUSED_FIELD: &str = "field";
+
+/// [`REFUSED_FIELD`] of a form that an output can't have.
+pub const STRUCTURED_OUTPUT: &str = "structured_output";
+
 /// The compiled `.proto` files, for the gRPC reflection service.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/file_descriptor_set.bin");

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use kindling_kernels::{CacheGroupKind, CacheGroupSpec, KvType, Limits};
+use kindling_kernels::{Backend, CacheGroupKind, CacheGroupSpec, CpuBackend, KvType, Limits, ReferenceBackend};
+
+use crate::script::Script;
 
 /// Tokens per KV block: small enough to waste little at the end of a sequence, large enough for short block tables.
 pub const BLOCK_SIZE: usize = 16;
@@ -21,6 +23,16 @@ pub enum BackendKind {
     Cpu,
     /// The numeric truth: slow.
     Reference,
+}
+
+impl BackendKind {
+    /// The backend itself.
+    pub(crate) fn make(self) -> Box<dyn Backend> {
+        match self {
+            Self::Cpu => Box::new(CpuBackend::new()),
+            Self::Reference => Box::new(ReferenceBackend),
+        }
+    }
 }
 
 /// Everything a runtime needs to know before it opens the model.
@@ -40,6 +52,8 @@ pub struct RuntimeConfig {
     pub max_batched_tokens: usize,
     /// What computes.
     pub backend: BackendKind,
+    /// Says what the model says, in place of its weights.
+    pub script: Option<Script>,
     /// Threads to compute with; `None` takes as many as this process may use, cgroup quotas respected.
     pub num_threads: Option<usize>,
     /// Sequences that may wait; more are refused.
@@ -88,11 +102,17 @@ impl RuntimeConfig {
             kv_tokens: None,
             max_batched_tokens: 512,
             backend: BackendKind::Cpu,
+            script: None,
             num_threads: None,
             max_waiting: 64,
             read_bytes_per_second: None,
             drain_timeout: Duration::from_secs(30),
         }
+    }
+
+    /// Threads that will compute.
+    pub fn threads(&self) -> usize {
+        self.num_threads.unwrap_or_else(|| available_parallelism().map_or(1, std::num::NonZero::get))
     }
 
     /// What a backend must prepare for a model of `possible_context` tokens and these cache groups.
@@ -102,7 +122,7 @@ impl RuntimeConfig {
     pub fn limits(&self, possible_context: usize, groups: &[CacheGroupSpec]) -> Result<Limits, ConfigError> {
         let asked = self.context_length.unwrap_or_else(|| possible_context.min(DEFAULT_MAX_CONTEXT));
         let kv_tokens = self.kv_tokens.unwrap_or(asked.saturating_mul(2));
-        let num_threads = self.num_threads.unwrap_or_else(|| available_parallelism().map_or(1, std::num::NonZero::get));
+        let num_threads = self.threads();
         for (name, figure) in [
             ("context length", asked),
             ("max concurrency", self.max_concurrency),

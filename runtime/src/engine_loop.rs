@@ -4,15 +4,18 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
 
-use kindling_engine::{Engine, Event, Request, RequestId, StepPlan};
+use kindling_engine::{Engine, Event, FinishReason, Request, RequestId, StepPlan};
 use kindling_kernels::{ExecuteError, PreparedModel};
 use kindling_models::Tokenizer;
 use tonic::Status;
 
+use crate::grammar::{Accepted, Constraints, Grammar, GrammarError};
 use crate::live_request::{Arrival, LiveRequest};
+use crate::refusal::Refusal;
+use crate::script::Player;
 use crate::shared::Shared;
 use crate::step::to_step;
 
@@ -32,6 +35,8 @@ pub enum Command {
 pub struct Submission {
     /// For the engine.
     pub request: Request,
+    /// What its output must look like.
+    pub grammar: Option<Grammar>,
     /// For the way back.
     pub arrival: Arrival,
 }
@@ -42,6 +47,8 @@ pub struct EngineLoop {
     pub shared: Arc<Shared>,
     /// Computes.
     pub model: Box<dyn PreparedModel>,
+    /// Chooses the tokens, if there is a script.
+    pub player: Option<Player>,
     /// Decides.
     pub engine: Engine,
     /// Makes text of tokens.
@@ -56,9 +63,10 @@ impl EngineLoop {
     /// # Errors
     /// [`ExecuteError`] if the backend refuses a step; all requests have got an error then.
     pub fn run(self, commands: &Receiver<Command>) -> Result<(), ExecuteError> {
-        let mut state = State { parts: self, live: HashMap::new(), logits: Vec::new() };
+        let mut state =
+            State { parts: self, live: HashMap::new(), constraints: Constraints::default(), logits: Vec::new() };
         while state.take_commands(commands) {
-            state.step()?;
+            state.step(commands)?;
         }
         Ok(())
     }
@@ -67,6 +75,7 @@ impl EngineLoop {
 struct State {
     parts: EngineLoop,
     live: HashMap<RequestId, LiveRequest>,
+    constraints: Constraints,
     /// Kept between steps for its memory.
     logits: Vec<f32>,
 }
@@ -111,8 +120,11 @@ impl State {
     }
 
     fn start(&mut self, submission: Submission) {
-        let Submission { request, arrival } = submission;
-        let (id, prompt_tokens) = (request.id, request.prompt.len());
+        let Submission { request, grammar, arrival } = submission;
+        let (id, prompt_tokens, num_sequences) = (request.id, request.prompt.len(), request.num_sequences);
+        if let Some(player) = &mut self.parts.player {
+            player.begin(&request, &self.parts.tokenizer);
+        }
         let aborted = arrival.admitted.aborted.clone();
         let live = LiveRequest::new(arrival, &self.parts.tokenizer);
         // The order may have come while the prompt was made into tokens.
@@ -128,29 +140,60 @@ impl State {
         }
         self.parts.shared.metrics.prompt_tokens_total.inc_by(prompt_tokens as u64);
         self.live.insert(id, live);
+        if let Some(grammar) = grammar {
+            self.constraints.add(id, num_sequences, grammar);
+        }
         self.parts.shared.set_load(self.parts.engine.load());
     }
 
     /// Takes a request out; its blocks are free.
     fn remove(&mut self, id: RequestId) -> Option<LiveRequest> {
         let request = self.live.remove(&id)?;
+        self.constraints.remove(id);
         self.parts.engine.abort(id);
         self.parts.shared.set_load(self.parts.engine.load());
         Some(request)
     }
 
-    fn step(&mut self) -> Result<(), ExecuteError> {
+    fn step(&mut self, commands: &Receiver<Command>) -> Result<(), ExecuteError> {
         let plan = self.parts.engine.plan_step();
         if plan.is_empty() {
             return Ok(());
         }
         self.note_scheduled(&plan);
+        let unable = self.constraints.begin(&plan);
         self.parts.model.execute(&to_step(&plan), &mut self.logits)?;
-        let masks = vec![None; plan.wanting_logits().count()];
+        self.play(&plan, commands);
+        let (masks, lost) = self.constraints.masks(&plan, &self.parts.shared.metrics);
+        unable.into_iter().chain(lost).for_each(|(id, reason)| self.fail(id, grammar_failed(&reason)));
         let sampled = self.parts.engine.sample(&plan, &self.logits, self.parts.vocab_size, &masks);
         let events = self.parts.engine.complete(&plan, sampled);
         self.deliver(events);
         Ok(())
+    }
+
+    /// Puts the script's tokens into the logits, if there is a script, at its pace.
+    fn play(&mut self, plan: &StepPlan, commands: &Receiver<Command>) {
+        let Some(player) = &mut self.parts.player else { return };
+        player.retain(|id| self.live.contains_key(&id));
+        player.play(plan, &mut self.logits, self.parts.vocab_size);
+        let pause = player.pause(plan);
+        self.pause(pause, commands);
+    }
+
+    /// Does nothing but carry out commands: a script's slow token keeps nobody from hanging up.
+    fn pause(&mut self, pause: Duration, commands: &Receiver<Command>) {
+        let end = Instant::now() + pause;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            match commands.recv_timeout(left) {
+                Ok(command) => self.carry_out(command),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
+            }
+        }
     }
 
     fn note_scheduled(&mut self, plan: &StepPlan) {
@@ -171,27 +214,53 @@ impl State {
             match event {
                 Event::Token { sequence, sampled, finished } => {
                     let Some(request) = self.live.get_mut(&sequence.request) else { continue };
-                    if request.token(sequence.index, sampled, finished, &self.parts.shared.metrics) {
+                    let ended = match self.constraints.accept(sequence, sampled.token_id) {
+                        // The model's own end is the end of the grammar too.
+                        _ if is_stop_token(finished) => finished,
+                        Some(Accepted::Complete) => Some(FinishReason::Stop { token_id: None }),
+                        Some(Accepted::Failed(reason)) => {
+                            failed.push((sequence.request, grammar_failed(&reason)));
+                            continue;
+                        }
+                        Some(Accepted::More) | None => finished,
+                    };
+                    let is_stopped = request.token(sequence.index, sampled, ended, &self.parts.shared.metrics);
+                    if is_stopped || (ended.is_some() && finished.is_none()) {
                         self.parts.engine.stop(sequence);
                     }
                     touched.push(sequence.request);
                 }
-                Event::Failed { sequence, error } => failed.push((sequence.request, error)),
+                Event::Failed { sequence, error } => {
+                    failed.push((sequence.request, Status::internal(error.to_string())));
+                }
             }
         }
-        for (id, error) in failed {
-            if let Some(request) = self.remove(id) {
-                tracing::error!(request = request.name(), %error, "no token could be chosen");
-                request.fail(Status::internal(error.to_string()), &self.parts.shared.metrics);
-            }
-        }
+        failed.into_iter().for_each(|(id, error)| self.fail(id, error));
         // Before clients know that they are served, the load is what it is without them.
         self.parts.shared.set_load(self.parts.engine.load());
         touched.dedup();
         for id in touched {
-            if let Some(request) = self.live.remove(&id).and_then(LiveRequest::flush) {
-                self.live.insert(id, request);
+            match self.live.remove(&id).and_then(LiveRequest::flush) {
+                Some(request) => drop(self.live.insert(id, request)),
+                None => self.constraints.remove(id),
             }
         }
     }
+
+    /// Ends a request with an error; others go on.
+    fn fail(&mut self, id: RequestId, error: Status) {
+        if let Some(request) = self.remove(id) {
+            tracing::error!(request = request.name(), error = error.message(), "a request failed");
+            request.fail(error, &self.parts.shared.metrics);
+        }
+    }
+}
+
+fn is_stop_token(finished: Option<FinishReason>) -> bool {
+    matches!(finished, Some(FinishReason::Stop { token_id: Some(_) }))
+}
+
+/// A grammar that was accepted and then broke down is too complex: the client's to change.
+fn grammar_failed(reason: &str) -> Status {
+    Refusal::from(GrammarError::Form { kind: "structured_output", reason: reason.to_owned() }).into()
 }

@@ -9,6 +9,7 @@ use kindling_kernels::{ExecuteError, PrepareError};
 use kindling_models::OpenError;
 
 use crate::config::ConfigError;
+use crate::script::ScriptError;
 
 /// Why a runtime cannot serve its model. Shared by all who wait for it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -49,6 +50,9 @@ pub enum LoadError {
         /// What is wrong.
         source: PrepareError,
     },
+    /// The script does not suit the model.
+    #[error("prepare the script")]
+    Script(#[from] ScriptError),
     /// The system gave no thread.
     #[error("start the engine's thread")]
     Thread(#[source] io::Error),

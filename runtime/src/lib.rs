@@ -12,11 +12,14 @@ mod runtime;
 mod server;
 
 mod admission;
+mod decode_reads;
 mod health;
 mod load;
 mod loaded_model;
 pub mod metrics;
+pub mod raw;
 mod shared;
+mod summary;
 mod throttle;
 
 mod prompt;
@@ -25,13 +28,20 @@ mod service;
 mod validate;
 
 mod engine_loop;
+pub mod grammar;
 mod live_request;
 mod outbox;
+pub mod script;
 mod step;
 mod stop_strings;
 mod text;
 
 pub use config::{BackendKind, RuntimeConfig};
+pub use decode_reads::DecodeReads;
 pub use error::{LoadError, RuntimeError, ServeError, error_chain};
+pub use kindling_models::ModelFacts;
+pub use raw::RawModel;
 pub use runtime::Runtime;
+pub use script::{Script, ScriptError};
 pub use server::{Listeners, serve};
+pub use summary::{Summary, facts};

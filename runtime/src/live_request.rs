@@ -95,10 +95,11 @@ impl LiveRequest {
         let Sampled { token_id, logprobs } = sampled;
         self.measure(index, Instant::now(), metrics);
         let sequence = &mut self.sequences[index as usize];
-        let is_stop_token = matches!(ended, Some(Ended::Stop { .. }));
+        let is_stop_token = matches!(ended, Some(Ended::Stop { token_id: Some(_) }));
+        let is_last_of_text = matches!(ended, Some(Ended::Length | Ended::Stop { token_id: None }));
         // The token that ends a completion is no part of its text.
         let mut released = if is_stop_token { sequence.text.finish() } else { sequence.text.push(token_id) };
-        if ended == Some(Ended::Length) && released.stop.is_none() {
+        if is_last_of_text && released.stop.is_none() {
             let rest = sequence.text.finish();
             released.text.push_str(&rest.text);
             released.stop = rest.stop;

@@ -7,11 +7,14 @@ use kindling_engine::{Engine, EngineConfig};
 use kindling_kernels::{Backend, Limits, LoadProgress, Plan, WeightSource};
 use kindling_models::{ModelFacts, OpenModel};
 
+use crate::decode_reads::DecodeReads;
 use crate::engine_loop::EngineLoop;
 use crate::error::LoadError;
+use crate::grammar::Grammars;
 use crate::loaded_model::LoadedModel;
 use crate::metrics::ModelLabels;
-use crate::shared::{Description, Phase, Shared};
+use crate::script::Player;
+use crate::shared::{Description, Phase, Prepared, Shared};
 use crate::throttle::ThrottledWeights;
 
 /// Opens and prepares the model, telling how far it is; everyone is told when it is ready.
@@ -31,11 +34,15 @@ pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, L
         Some(rate) => Arc::new(ThrottledWeights::new(weights, rate)),
         None => weights,
     };
+    let player = config.script.as_ref().map(|script| Player::new(script, &tokenizer, plan.vocab_size)).transpose()?;
     let model = backend
         .prepare(&plan, &*weights, &limits, &mut |progress| shared.set_progress(progress))
         .map_err(|source| LoadError::Prepare { backend: backend.name(), source })?;
     let memory = model.memory();
     shared.metrics.set_memory(memory);
+    let decode_reads = DecodeReads::new(&plan, &*weights, memory, &limits);
+    // Loading happens once, so nobody has set it before.
+    let _ = shared.prepared.set(Prepared { memory, decode_reads });
     shared.metrics.model_load_seconds.set(started.elapsed().as_secs_f64());
     tracing::info!(
         seconds = started.elapsed().as_secs_f64(),
@@ -50,9 +57,10 @@ pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, L
     let max_model_len = engine.max_context();
     shared.set_load(engine.load());
     let vocab_size = plan.vocab_size;
-    let loaded = LoadedModel { tokenizer: Arc::clone(&tokenizer), chat_template, vocab_size, max_model_len };
+    let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
+    let loaded = LoadedModel { tokenizer: Arc::clone(&tokenizer), chat_template, grammars, vocab_size, max_model_len };
     shared.set_phase(Phase::Ready(Arc::new(loaded)));
-    Ok(EngineLoop { shared: Arc::clone(shared), model, engine, tokenizer, vocab_size })
+    Ok(EngineLoop { shared: Arc::clone(shared), model, player, engine, tokenizer, vocab_size })
 }
 
 /// Tells what the headers say, before the long part.

@@ -4,12 +4,16 @@ use std::sync::Arc;
 
 use kindling_models::{ChatTemplate, Tokenizer};
 
+use crate::grammar::Grammars;
+
 /// A ready model, as seen by the service; its weights belong to the engine's thread.
 pub struct LoadedModel {
     /// Text to tokens and back.
     pub tokenizer: Arc<Tokenizer>,
     /// Messages to text; base models have none.
     pub chat_template: Option<ChatTemplate>,
+    /// Compiles grammars for its vocabulary.
+    pub grammars: Arc<Grammars>,
     /// Rows of logits; the tokenizer may know fewer tokens.
     pub vocab_size: usize,
     /// Tokens of prompt and output together.

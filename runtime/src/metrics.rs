@@ -18,6 +18,11 @@ const INTER_TOKEN_SECONDS: &[f64] =
 const QUEUE_SECONDS: &[f64] =
     &[0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
 
+/// From 10 µs (usual) to the bound on one mask.
+const MASK_SECONDS: &[f64] = &[1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 1.0];
+/// From a small schema to the bound on the largest.
+const COMPILE_SECONDS: &[f64] = &[5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+
 /// All metrics of one runtime.
 pub struct Metrics {
     registry: Registry,
@@ -33,6 +38,10 @@ pub struct Metrics {
     pub inter_token_latency_seconds: Histogram,
     /// From the request's arrival to its first step.
     pub request_queue_seconds: Histogram,
+    /// To find the tokens that a grammar allows next.
+    pub grammar_mask_seconds: Histogram,
+    /// From a form to a grammar, the wait for a place included.
+    pub grammar_compile_seconds: Histogram,
     /// Sequences that lost their blocks and were computed again.
     pub preemptions_total: IntCounter,
     /// From start to ready.
@@ -91,6 +100,16 @@ impl Metrics {
                 "request_queue_seconds",
                 "From a request's arrival to its first step.",
                 QUEUE_SECONDS,
+            ),
+            grammar_mask_seconds: histogram(
+                "grammar_mask_seconds",
+                "To find the tokens that a grammar allows next.",
+                MASK_SECONDS,
+            ),
+            grammar_compile_seconds: histogram(
+                "grammar_compile_seconds",
+                "From a form that an output must have to its grammar.",
+                COMPILE_SECONDS,
             ),
             preemptions_total: counter("preemptions_total", "Completions that lost their KV blocks for a while."),
             model_load_seconds: gauge("model_load_seconds", "From start to ready."),

@@ -1,9 +1,12 @@
 //! Why a request is not served, classified once into gRPC statuses.
 
+use kindling_proto::{REFUSED_FIELD, STRUCTURED_OUTPUT};
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use crate::admission::AdmissionError;
 use crate::error::{RuntimeError, error_chain};
+use crate::grammar::GrammarError;
 
 /// A request that is refused before anything is computed.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +38,9 @@ pub enum Refusal {
     /// The template refuses these messages, or fails on them.
     #[error("{0}")]
     Template(String),
+    /// The form asked for cannot be used.
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
     /// The tokenizer failed.
     #[error("{0}")]
     Tokenizer(String),
@@ -64,11 +70,20 @@ impl From<Refusal> for Status {
                 Code::InvalidArgument
             }
             Refusal::Admission(AdmissionError::DuplicateName { .. }) => Code::InvalidArgument,
+            Refusal::Grammar(GrammarError::Form { .. }) => Code::InvalidArgument,
+            Refusal::Grammar(GrammarError::Busy) => Code::ResourceExhausted,
             Refusal::PromptTooLong { .. } => Code::OutOfRange,
             Refusal::Admission(AdmissionError::Full { .. }) => Code::ResourceExhausted,
             Refusal::Loading { .. } | Refusal::Draining => Code::Unavailable,
-            Refusal::Tokenizer(_) | Refusal::Failed(_) => Code::Internal,
+            Refusal::Grammar(GrammarError::Impossible(_)) | Refusal::Tokenizer(_) | Refusal::Failed(_) => {
+                Code::Internal
+            }
         };
-        Self::new(code, refusal.to_string())
+        let mut status = Self::new(code, refusal.to_string());
+        if let Refusal::Grammar(GrammarError::Form { .. }) = refusal {
+            let field = MetadataValue::from_static(STRUCTURED_OUTPUT);
+            status.metadata_mut().insert(REFUSED_FIELD, field);
+        }
+        status
     }
 }

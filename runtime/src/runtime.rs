@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use kindling_kernels::{Backend, LoadProgress, ReferenceBackend};
+use kindling_kernels::{Backend, LoadProgress};
 
-use crate::config::{BackendKind, RuntimeConfig};
+use crate::config::RuntimeConfig;
 use crate::engine_loop::{Command, Submission};
 use crate::error::{LoadError, RuntimeError, error_chain};
 use crate::health::Health;
 use crate::load::load;
 use crate::refusal::Refusal;
+use crate::script::ScriptBackend;
 use crate::shared::{Phase, Shared};
+use crate::summary::Summary;
 
 /// A model that is loading or ready. Clones are handles to the same one; it ends when the last is dropped.
 #[derive(Clone)]
@@ -27,10 +29,8 @@ pub struct Runtime {
 impl Runtime {
     /// Begins loading on a thread of its own and returns at once. To be called within a tokio runtime.
     pub fn start(config: RuntimeConfig) -> Self {
-        let backend: Box<dyn Backend> = match config.backend {
-            BackendKind::Cpu => Box::new(kindling_kernels::CpuBackend::new()),
-            BackendKind::Reference => Box::new(ReferenceBackend),
-        };
+        let backend: Box<dyn Backend> =
+            if config.script.is_some() { Box::new(ScriptBackend) } else { config.backend.make() };
         Self::start_with_backend(config, backend)
     }
 
@@ -79,6 +79,11 @@ impl Runtime {
     /// How much of the weights is read.
     pub fn progress(&self) -> LoadProgress {
         self.shared.progress()
+    }
+
+    /// What the model is and costs; `None` until it is prepared.
+    pub fn summary(&self) -> Option<Summary> {
+        Summary::new(&self.shared)
     }
 
     /// What Prometheus reads.

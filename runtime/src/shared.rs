@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kindling_engine::Load;
-use kindling_kernels::{Limits, LoadProgress};
+use kindling_kernels::{Limits, LoadProgress, MemoryUse};
 use kindling_models::ModelFacts;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
 use crate::config::RuntimeConfig;
+use crate::decode_reads::DecodeReads;
 use crate::error::RuntimeError;
 use crate::loaded_model::LoadedModel;
 use crate::metrics::Metrics;
@@ -35,6 +36,14 @@ pub struct Description {
     pub limits: Limits,
 }
 
+/// What is known of the model once it is prepared.
+pub struct Prepared {
+    /// What the backend holds.
+    pub memory: MemoryUse,
+    /// What a token costs.
+    pub decode_reads: DecodeReads,
+}
+
 /// Shared by the engine's thread, the services and the metrics.
 pub struct Shared {
     /// As started.
@@ -51,6 +60,8 @@ pub struct Shared {
     pub draining: CancellationToken,
     /// Set when the headers are read.
     pub description: OnceLock<Description>,
+    /// Set when the model is prepared.
+    pub prepared: OnceLock<Prepared>,
     phase: watch::Sender<Phase>,
     loaded_bytes: AtomicU64,
     total_bytes: AtomicU64,
@@ -69,6 +80,7 @@ impl Shared {
             metrics: Metrics::new(),
             draining: CancellationToken::new(),
             description: OnceLock::new(),
+            prepared: OnceLock::new(),
             phase: watch::Sender::new(Phase::Loading),
             loaded_bytes: AtomicU64::new(0),
             total_bytes: AtomicU64::new(0),

@@ -3,8 +3,10 @@
 use std::fmt::Display;
 
 use kindling_engine::SamplingParams;
-use kindling_proto::v1::{GenerateRequest, Sampling, Stopping};
+use kindling_proto::v1::structured_output::Kind;
+use kindling_proto::v1::{GenerateRequest, Sampling, Stopping, StructuredOutput};
 
+use crate::grammar::Form;
 use crate::refusal::Refusal;
 
 /// Completions of one prompt.
@@ -33,6 +35,8 @@ pub struct Generation {
     pub ignore_eos: bool,
     /// How to choose tokens.
     pub sampling: SamplingParams,
+    /// What the output must look like; checked when it is compiled.
+    pub form: Option<Form>,
 }
 
 /// Checks everything but the prompt. `fresh_seed` is used where none is given.
@@ -59,6 +63,19 @@ pub fn generation(request: &GenerateRequest, vocab_size: usize, fresh_seed: u64)
         stop_token_ids: stopping.stop_token_ids.clone(),
         ignore_eos: stopping.ignore_eos,
         sampling: SamplingParams { logprobs: logprobs.map(|count| count as usize), ..sampling },
+        form: request.structured_output.as_ref().map(form).transpose()?,
+    })
+}
+
+fn form(structured_output: &StructuredOutput) -> Result<Form, Refusal> {
+    Ok(match &structured_output.kind {
+        Some(Kind::JsonSchema(schema)) => Form::JsonSchema(schema.clone()),
+        Some(Kind::JsonObject(_)) => Form::JsonObject,
+        Some(Kind::Regex(regex)) => Form::Regex(regex.clone()),
+        Some(Kind::Choice(choice)) => Form::Choice(choice.choices.clone()),
+        Some(Kind::Grammar(grammar)) => Form::Lark(grammar.clone()),
+        // From a newer client: to ignore it would break its promise.
+        None => return refuse("structured_output", "of no known kind", "it must be of one".to_owned()),
     })
 }
 

@@ -7,10 +7,12 @@
 
 use clap::{Parser, Subcommand};
 
+mod arm;
 mod bench;
 mod binary;
 mod cluster;
 mod codegen;
+mod debian;
 mod demo;
 mod sample;
 mod server;
@@ -33,6 +35,8 @@ enum Command {
     Demo(demo::Args),
     /// Run the tests; --system adds those that need root and a machine that may be changed.
     Test(test::Args),
+    /// Run the kernels' tests as 64-bit Arm does, on x86-64 under qemu; fetches a second Rust from Debian, once.
+    Arm(arm::Args),
     /// Write what is generated and committed: code from proto/, YAML from the CRD types.
     Codegen,
     /// Measure TTFT, prefill and decode of the sample model through the whole path.
@@ -46,6 +50,7 @@ fn main() -> anyhow::Result<()> {
         Command::Setup => setup::run_setup(),
         Command::Demo(args) => demo::run_demo(args),
         Command::Test(args) => test::run_test(args),
+        Command::Arm(args) => arm::run_arm(args),
         Command::Codegen => codegen::run_codegen(),
         Command::Bench(args) => bench::run_bench(args),
         Command::Cluster(args) => cluster::run(args),

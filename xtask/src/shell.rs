@@ -12,6 +12,17 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
 }
 
+/// Where programs of this user keep what can be made again.
+///
+/// # Errors
+/// If there is no home folder.
+pub fn user_cache() -> anyhow::Result<PathBuf> {
+    match std::env::var_os("XDG_CACHE_HOME") {
+        Some(cache) => Ok(PathBuf::from(cache)),
+        None => Ok(std::env::home_dir().context("find the home folder")?.join(".cache")),
+    }
+}
+
 /// A command in the repository's root.
 pub fn command(program: impl AsRef<OsStr>, args: &[&str]) -> Command {
     let mut command = Command::new(program);

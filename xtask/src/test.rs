@@ -52,10 +52,11 @@ pub fn run_test(args: Args) -> anyhow::Result<()> {
         report.cargo_test(&mut tests)
     });
     if system {
+        report.step("arm", |report| report.cargo_test(&mut this(&["arm"])));
         report.step("system", system_tests);
     } else {
         report.skip(
-            "the cluster stories: they need root and a machine that may be changed (`cargo xtask test --system`)",
+            "the cluster stories and the kernels on Arm: they need root and a machine that may be changed (`cargo xtask test --system`)",
         );
     }
     report.finish(started)

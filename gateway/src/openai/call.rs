@@ -64,7 +64,8 @@ pub fn start(
     logprobs: Option<u32>,
 ) -> Result<Answer, ApiError> {
     let Incoming { params, own: inputs, record } = incoming;
-    let Valid { model, is_stream, include_usage, n, sampling, stopping } = params;
+    let Valid { model, is_stream, include_usage, n, sampling, stopping, form } = params;
+    let (form_field, structured_output) = form.map(|form| (form.field, form.structured_output)).unzip();
     let found = app.routes.table().resolve(&model)?;
     record.set_model(&found);
     let backend = found.backend()?.clone();
@@ -76,12 +77,13 @@ pub fn start(
         stopping: Some(stopping.clone()),
         n,
         logprobs,
+        structured_output: structured_output.clone(),
     };
     let requests: Vec<_> = inputs.into_iter().enumerate().map(request).collect();
     tracing::debug!(request_id = record.request_id, id, model = found.canonical, "request goes to the runtime");
     let num_choices = requests.len() as u32 * n;
     let (deadline, closing) = (app.timeouts.request, app.closing.clone());
-    let job = Job { backend, requests, n, deadline, closing, record: record.clone() };
+    let job = Job { backend, requests, n, form_field, deadline, closing, record: record.clone() };
     Ok(Answer {
         head: Head { id, created: now(), model, include_usage: include_usage || app.force_include_usage },
         is_stream,

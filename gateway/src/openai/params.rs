@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use kindling_proto::v1::{Sampling, Stopping};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::object::Object;
 use super::one_or_many::StringOr;
+use super::structured_output::{Form, ResponseFormat, StructuredOutputs, form};
 use crate::error::ApiError;
 
 const MAX_STOPS: usize = 4;
@@ -41,18 +43,17 @@ pub struct Params {
     repetition_penalty: Option<f32>,
     logit_bias: Option<HashMap<String, f32>>,
     response_format: Option<Object<ResponseFormat>>,
+    structured_outputs: Option<Object<StructuredOutputs>>,
+    guided_json: Option<Value>,
+    guided_regex: Option<String>,
+    guided_choice: Option<Vec<String>>,
+    guided_grammar: Option<String>,
 }
 
 #[derive(Deserialize, Debug, Default)]
 #[serde(default)]
 struct StreamOptions {
     include_usage: Option<bool>,
-}
-
-#[derive(Deserialize, Debug)]
-struct ResponseFormat {
-    #[serde(rename = "type")]
-    kind: String,
 }
 
 /// Parameters that can be carried out.
@@ -63,6 +64,7 @@ pub struct Valid {
     pub n: u32,
     pub sampling: Sampling,
     pub stopping: Stopping,
+    pub form: Option<Form>,
 }
 
 impl Params {
@@ -70,15 +72,11 @@ impl Params {
     ///
     /// # Errors
     /// A 400 that names the field, its value and its range.
-    pub fn validate(self) -> Result<Valid, ApiError> {
+    pub fn validate(mut self) -> Result<Valid, ApiError> {
         let model = match &self.model {
             Some(model) if !model.is_empty() => model.clone(),
             _ => return Err(ApiError::invalid("model", "is required: the name of the model to use")),
         };
-        if let Some(Object(format)) = self.response_format.as_ref().filter(|format| format.0.kind != "text") {
-            let message = format!("'{}' is not supported yet; only 'text' is", format.kind);
-            return Err(ApiError::invalid("response_format", message));
-        }
         let n = self.n.unwrap_or(1);
         check("n", n, (1..=MAX_CHOICES).contains(&n), "from 1 to 8")?;
         Ok(Valid {
@@ -88,7 +86,20 @@ impl Params {
             n,
             sampling: self.sampling()?,
             stopping: self.stopping()?,
+            form: self.form()?,
         })
+    }
+
+    /// What the output must look like, by whatever name it was asked for.
+    fn form(&mut self) -> Result<Option<Form>, ApiError> {
+        let guided = StructuredOutputs {
+            json: self.guided_json.take(),
+            regex: self.guided_regex.take(),
+            choice: self.guided_choice.take(),
+            grammar: self.guided_grammar.take(),
+            ..StructuredOutputs::default()
+        };
+        form(self.response_format.take(), self.structured_outputs.take(), guided)
     }
 
     fn sampling(&self) -> Result<Sampling, ApiError> {

@@ -215,7 +215,11 @@ def check_errors_of_parameters(server):
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
         ({"model": None}, "model"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "structural_tag"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "y"}}}}, "response_format"),
+        ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex"),
+        ({"guided_choice": []}, "guided_choice"),
+        ({"guided_json": {}, "guided_regex": "a"}, "guided_regex"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
     ]
     for fields, param in table:

@@ -15,6 +15,11 @@ pub struct GenerateRequest {
     /// 0 returns the chosen token's alone.
     #[prost(uint32, optional, tag = "8")]
     pub logprobs: ::core::option::Option<u32>,
+    /// The form that the output must have; unset lets the model write what it likes.
+    /// A form that cannot be used is an INVALID_ARGUMENT whose metadata has
+    /// `field: structured_output`.
+    #[prost(message, optional, tag = "16")]
+    pub structured_output: ::core::option::Option<StructuredOutput>,
     #[prost(oneof = "generate_request::Input", tags = "2, 3, 4")]
     pub input: ::core::option::Option<generate_request::Input>,
 }
@@ -29,6 +34,42 @@ pub mod generate_request {
         #[prost(message, tag = "4")]
         TokenIds(super::TokenIds),
     }
+}
+/// The output has this form unless max_tokens ends it early. Where nothing can
+/// follow, it ends with FINISH_REASON_STOP.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StructuredOutput {
+    #[prost(oneof = "structured_output::Kind", tags = "1, 2, 3, 4, 5")]
+    pub kind: ::core::option::Option<structured_output::Kind>,
+}
+/// Nested message and enum types in `StructuredOutput`.
+pub mod structured_output {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        /// A JSON Schema, as text: JSON that it describes. At most a space or a line
+        /// break with indentation stands between two parts.
+        #[prost(string, tag = "1")]
+        JsonSchema(::prost::alloc::string::String),
+        /// Any JSON object.
+        #[prost(message, tag = "2")]
+        JsonObject(super::JsonObject),
+        /// A regular expression (Rust's syntax) that the whole output matches.
+        #[prost(string, tag = "3")]
+        Regex(::prost::alloc::string::String),
+        /// One of some texts.
+        #[prost(message, tag = "4")]
+        Choice(super::Choice),
+        /// A Lark grammar, in the dialect of llguidance.
+        #[prost(string, tag = "5")]
+        Grammar(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JsonObject {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Choice {
+    #[prost(string, repeated, tag = "1")]
+    pub choices: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ChatInput {

@@ -2,7 +2,13 @@
 //!
 //! Called when weights are loaded; the kernels of `cpu` read their own packed layouts and do not come here.
 
+mod five_bits;
+mod super_blocks;
+
 use half::{bf16, f16};
+
+pub use five_bits::{dequantise_q5_0, dequantise_q5_1};
+pub use super_blocks::{SUPER_BLOCK_ELEMENTS, dequantise_q4_k, dequantise_q5_k, dequantise_q6_k};
 
 use crate::DType;
 
@@ -39,9 +45,15 @@ pub fn dequantise_into(dtype: DType, bytes: &[u8], out: &mut [f32]) {
         DType::Q8_0 => blocks::<34>(bytes, out, dequantise_q8_0),
         DType::Q4_0 => blocks::<18>(bytes, out, dequantise_q4_0),
         DType::Q4_1 => blocks::<20>(bytes, out, dequantise_q4_1),
+        DType::Q5_0 => blocks::<22>(bytes, out, dequantise_q5_0),
+        DType::Q5_1 => blocks::<24>(bytes, out, dequantise_q5_1),
+        DType::Q4_K => sized_blocks::<144, 256>(bytes, out, dequantise_q4_k),
+        DType::Q5_K => sized_blocks::<176, 256>(bytes, out, dequantise_q5_k),
+        DType::Q6_K => sized_blocks::<210, 256>(bytes, out, dequantise_q6_k),
         DType::F8E4M3 => each::<1>(bytes, out, |b| e4m3_to_f32(b[0])),
-        DType::NVFP4 => small_blocks::<9, 16>(bytes, out, dequantise_nvfp4),
-        DType::MXFP4 => small_blocks::<17, 32>(bytes, out, dequantise_mxfp4),
+        DType::F8E4M3Block128 => sized_blocks::<132, 128>(bytes, out, dequantise_f8_e4m3_block128),
+        DType::NVFP4 => sized_blocks::<9, 16>(bytes, out, dequantise_nvfp4),
+        DType::MXFP4 => sized_blocks::<17, 32>(bytes, out, dequantise_mxfp4),
     }
 }
 
@@ -52,10 +64,10 @@ fn each<const BYTES: usize>(bytes: &[u8], out: &mut [f32], convert: impl Fn(&[u8
 }
 
 fn blocks<const BYTES: usize>(bytes: &[u8], out: &mut [f32], convert: impl Fn(&[u8; BYTES], &mut [f32; 32])) {
-    small_blocks::<BYTES, 32>(bytes, out, convert);
+    sized_blocks::<BYTES, 32>(bytes, out, convert);
 }
 
-fn small_blocks<const BYTES: usize, const ELEMENTS: usize>(
+fn sized_blocks<const BYTES: usize, const ELEMENTS: usize>(
     bytes: &[u8],
     out: &mut [f32],
     convert: impl Fn(&[u8; BYTES], &mut [f32; ELEMENTS]),
@@ -146,6 +158,25 @@ pub fn e4m3_to_f32(code: u8) -> f32 {
         _ => (8.0 + mantissa) * 2f32.powi(exponent - 10),
     };
     if code & 0x80 == 0 { magnitude } else { -magnitude }
+}
+
+/// One block of 128 E4M3 values of one row with an f32 scale: `value = e4m3 * scale`.
+///
+/// ```
+/// use kindling_kernels::dequantise::dequantise_f8_e4m3_block128;
+/// let mut block = [0; 132];
+/// block[..4].copy_from_slice(&0.25f32.to_le_bytes());
+/// block[4] = 0x38; // element 0 is 1
+/// block[131] = 0xfe; // element 127 is -448
+/// let mut out = [0.0; 128];
+/// dequantise_f8_e4m3_block128(&block, &mut out);
+/// assert_eq!((out[0], out[1], out[127]), (0.25, 0.0, -112.0));
+/// ```
+pub fn dequantise_f8_e4m3_block128(block: &[u8; 132], out: &mut [f32; 128]) {
+    let scale = f32::from_le_bytes([block[0], block[1], block[2], block[3]]);
+    for (value, code) in out.iter_mut().zip(&block[4..]) {
+        *value = e4m3_to_f32(*code) * scale;
+    }
 }
 
 /// OCP E8M0, a power of two: bias 127, NaN where all bits are set.

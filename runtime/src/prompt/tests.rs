@@ -3,6 +3,8 @@ use std::sync::Arc;
 
 use kindling_models::{ChatTemplate, SpecialTokens, Tokenizer};
 
+use crate::grammar::Grammars;
+
 use super::*;
 
 const TEMPLATE: &str = "{% if tools %}<|im_start|>tools\n{{ tools | tojson }}<|im_end|>\n{% endif %}\
@@ -14,7 +16,8 @@ fn model() -> LoadedModel {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tests/golden/smollm2/tokenizer.json");
     let tokenizer = Arc::new(Tokenizer::from_json(&std::fs::read(path).unwrap()).unwrap());
     let chat_template = Some(ChatTemplate::new(TEMPLATE, &SpecialTokens::default()).unwrap());
-    LoadedModel { vocab_size: tokenizer.vocab_size(), tokenizer, chat_template, max_model_len: 1000 }
+    let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
+    LoadedModel { vocab_size: tokenizer.vocab_size(), tokenizer, chat_template, grammars, max_model_len: 1000 }
 }
 
 fn user(content: &str) -> ChatMessage {

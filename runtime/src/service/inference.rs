@@ -17,7 +17,9 @@ use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use crate::engine_loop::{Command, Submission};
+use crate::grammar::{Form, Grammar, Grammars};
 use crate::live_request::Arrival;
+use crate::metrics::Metrics;
 use crate::outbox::{Inbox, channel};
 use crate::refusal::Refusal;
 use crate::runtime::Runtime;
@@ -99,10 +101,14 @@ async fn generate(runtime: &Runtime, request: GenerateRequest) -> Result<Inbox, 
     let admitted = admission.map_err(Refusal::from)?;
     // Draining may have begun, and found nobody in, since the first look.
     shared.ready_model()?;
-    let max_model_len = model.max_model_len;
+    let (max_model_len, grammars) = (model.max_model_len, Arc::clone(&model.grammars));
     // The work goes on if the client hangs up, and keeps its place as long.
     let (admitted, tokens) = blocking(move || (admitted, prompt::prompt(&model, request.input))).await?;
     let tokens = tokens?;
+    let grammar = match generation.form {
+        Some(form) => Some(compile(&shared.metrics, &grammars, form).await?),
+        None => None,
+    };
 
     let room = max_model_len - tokens.len();
     let max_tokens = generation.max_tokens.map_or(room, |asked| asked.min(room));
@@ -132,9 +138,18 @@ async fn generate(runtime: &Runtime, request: GenerateRequest) -> Result<Inbox, 
             priority: 0,
             sampling: generation.sampling,
         },
+        grammar,
         arrival: Arrival { admitted, outbox, num_sequences, prompt_tokens, stop_strings, arrived },
     })?;
     Ok(inbox)
+}
+
+/// On a thread of its own, measured.
+async fn compile(metrics: &Metrics, grammars: &Arc<Grammars>, form: Form) -> Result<Grammar, Refusal> {
+    let started = Instant::now();
+    let compiled = grammars.compile(form).await;
+    metrics.grammar_compile_seconds.observe(started.elapsed().as_secs_f64());
+    Ok(compiled?)
 }
 
 fn model_info(shared: &Shared) -> Result<GetModelInfoResponse, Refusal> {

@@ -32,11 +32,3 @@ pub fn show(command: &mut Command) -> anyhow::Result<()> {
     }
     Ok(())
 }
-
-/// Whether a program is in the search path, or in the folders that only root's has.
-pub fn is_installed(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin"].map(Into::into))
-        .any(|folder| folder.join(program).is_file())
-}

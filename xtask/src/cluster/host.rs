@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::{Context, bail, ensure};
 
 use super::{cgroup, command, layout};
+use crate::debian;
 
 /// A program (or a file, if it has a slash) and the Debian package that brings it.
 const NEEDED: &[(&str, &str)] = &[
@@ -95,24 +96,7 @@ fn is_of_cluster(address: &str) -> bool {
 
 /// Installs the programs that a node needs and that are missing, and says which.
 pub fn install_packages() -> anyhow::Result<()> {
-    let is_missing = |needed: &str| {
-        if needed.contains('/') { !Path::new(needed).exists() } else { !command::is_installed(needed) }
-    };
-    let missing: Vec<&str> =
-        NEEDED.iter().filter(|(needed, _)| is_missing(needed)).map(|&(_, package)| package).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    ensure!(command::is_installed("apt-get"), "missing and no apt-get to install it: {}", missing.join(", "));
-    println!("installing the Debian packages {}", missing.join(" "));
-    let apt_get = || {
-        let mut apt_get = Command::new("apt-get");
-        apt_get.env("DEBIAN_FRONTEND", "noninteractive").arg("-q");
-        apt_get
-    };
-    command::output(apt_get().arg("update"))?;
-    command::output(apt_get().args(["install", "-y", "--no-install-recommends"]).args(&missing))?;
-    Ok(())
+    debian::install_missing(NEEDED)
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
+
+use crate::shell::user_cache;
 
 /// The host's end of the link to the nodes.
 pub const HOST_IP: &str = "10.89.0.1";
@@ -150,13 +152,5 @@ impl Layout {
     /// Who holds this node's namespaces.
     pub fn holder(&self, node: Node) -> PathBuf {
         self.node(node).join("holder.json")
-    }
-}
-
-/// Where programs of this user keep what can be made again.
-fn user_cache() -> anyhow::Result<PathBuf> {
-    match std::env::var_os("XDG_CACHE_HOME") {
-        Some(cache) => Ok(PathBuf::from(cache)),
-        None => Ok(std::env::home_dir().context("find the home folder")?.join(".cache")),
     }
 }

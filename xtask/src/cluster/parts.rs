@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use sha2::{Digest, Sha256};
 
 use super::{command, layout::Layout};
+use crate::debian::is_installed;
 
 /// The programs that a node runs.
 pub struct Parts {
@@ -29,10 +30,7 @@ pub fn prepare(layout: &Layout) -> anyhow::Result<Parts> {
     let source = source();
     let go_mod = std::fs::read_to_string(source.join("go.mod")).context("read e2e/cluster/go.mod")?;
     let version = kubernetes_version(&go_mod).context("find the Kubernetes version in go.mod")?;
-    ensure!(
-        command::is_installed("go"),
-        "go is needed to build the cluster's parts (1.26), and is not in the search path"
-    );
+    ensure!(is_installed("go"), "go is needed to build the cluster's parts (1.26), and is not in the search path");
     let toolchain = command::output(Command::new("go").arg("version").current_dir(&source))?;
     ensure!(
         toolchain.contains(" go1.26."),

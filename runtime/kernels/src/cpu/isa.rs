@@ -4,6 +4,8 @@
 //! operations in the same order, so results are the same bit for bit on every one of them.
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected;
 use std::fmt;
 
 use super::lanes::{Lanes, portable::Portable};
@@ -19,12 +21,21 @@ pub enum Isa {
     /// AVX-512 F, BW, VL and VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    /// NEON as every 64-bit Arm has it.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// NEON with dotprod.
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod,
+    /// NEON with dotprod and i8mm.
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm,
 }
 
 impl Isa {
     /// All that this machine can run, the fastest last.
     pub fn available() -> Vec<Self> {
-        #[allow(unused_mut, reason = "only x86-64 has more than one")]
+        #[allow(unused_mut, reason = "only x86-64 and Arm have more than one")]
         let mut found = vec![Self::Portable];
         #[cfg(target_arch = "x86_64")]
         {
@@ -39,6 +50,16 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vnni");
             if avx2 && avx512 {
                 found.push(Self::Avx512Vnni);
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if is_aarch64_feature_detected!("neon") {
+            found.push(Self::Neon);
+            if is_aarch64_feature_detected!("dotprod") {
+                found.push(Self::NeonDotprod);
+                if is_aarch64_feature_detected!("i8mm") {
+                    found.push(Self::NeonI8mm);
+                }
             }
         }
         found
@@ -58,6 +79,12 @@ impl fmt::Display for Isa {
             Self::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => "avx512-vnni",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => "neon-dotprod",
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm => "neon-i8mm",
         })
     }
 }
@@ -93,6 +120,15 @@ impl DetectedIsa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx512Vnni => unsafe { x86::run_avx512_vnni(kernel) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `new` has checked that this machine has the instructions.
+            Isa::Neon => unsafe { arm::run_neon(kernel) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            Isa::NeonDotprod => unsafe { arm::run_neon_dotprod(kernel) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            Isa::NeonI8mm => unsafe { arm::run_neon_i8mm(kernel) },
         }
     }
 }
@@ -123,6 +159,30 @@ mod x86 {
     }
 }
 
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use super::Kernel;
+    use crate::cpu::lanes::neon::{Dotprod, I8mm, Neon, Widening};
+
+    #[target_feature(enable = "neon")]
+    pub(super) fn run_neon<K: Kernel>(kernel: K) {
+        // SAFETY: this function is only entered on machines with these features.
+        kernel.run(unsafe { Neon::<Widening>::new() });
+    }
+
+    #[target_feature(enable = "neon,dotprod")]
+    pub(super) fn run_neon_dotprod<K: Kernel>(kernel: K) {
+        // SAFETY: this function is only entered on machines with these features.
+        kernel.run(unsafe { Neon::<Dotprod>::new() });
+    }
+
+    #[target_feature(enable = "neon,dotprod,i8mm")]
+    pub(super) fn run_neon_i8mm<K: Kernel>(kernel: K) {
+        // SAFETY: this function is only entered on machines with these features.
+        kernel.run(unsafe { Neon::<I8mm>::new() });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{DetectedIsa, Isa};
@@ -131,5 +191,15 @@ mod tests {
     fn the_best_set_is_one_that_this_machine_has() {
         assert!(DetectedIsa::new(Isa::best()).is_some());
         assert_eq!(Isa::available()[0], Isa::Portable);
+    }
+
+    /// `cargo xtask arm` reads this line: emulated machines must be found to have what they have.
+    #[test]
+    fn every_set_of_this_machine_has_a_name_of_its_own() {
+        let mut names: Vec<_> = Isa::available().iter().map(ToString::to_string).collect();
+        println!("instruction sets: {}", names.join(", "));
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), Isa::available().len());
     }
 }
