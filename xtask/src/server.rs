@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::shell::command;
 
-/// The LocalModel that demo and bench serve.
+/// The LocalModel that the demo and the conformance tests serve.
 pub const SAMPLE: &str = "deploy/samples/smollm2.yaml";
 /// A slow, loaded machine needs seconds for the sample; this is for the truly stuck.
 const READY_WITHIN: Duration = Duration::from_secs(120);

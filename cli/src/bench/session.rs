@@ -14,7 +14,7 @@ use crate::bench::side::{Side, Work};
 
 /// Tokens of the answers of two agents: only the first one matters.
 const AGENT_TOKENS: usize = 8;
-/// Of the unmeasured request that touches every weight once.
+/// Of the unmeasured request that touches every weight once: prompt and answer have so many each.
 const WARM_UP_TOKENS: usize = 16;
 
 /// Who is measured, with what, for how long.
@@ -78,8 +78,10 @@ impl Session {
 
     async fn measure_into(&mut self, outcome: &mut Outcome) -> anyhow::Result<()> {
         let mut clock = Clock { started: Instant::now(), limit: self.time_limit, pace: None };
+        // Within the context that the model was loaded with, which may be tiny.
+        let num_tokens = (self.plan.context_length() / 2).clamp(1, WARM_UP_TOKENS);
         for index in 0..self.sides.len() {
-            let work = self.work(1, WARM_UP_TOKENS, WARM_UP_TOKENS).await?;
+            let work = self.work(1, num_tokens, num_tokens).await?;
             self.sides[index].run(&work).await?;
         }
         let mut too_slow = HashSet::new();

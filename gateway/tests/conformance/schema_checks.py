@@ -166,6 +166,65 @@ def check_chat_with_unicode(server):
     answer("CreateChatCompletionResponse", server.chat(messages=messages))
 
 
+PET = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "kind": {"enum": ["cat", "dog", "fish"]},
+        "legs": {"type": "integer", "minimum": 0, "maximum": 8},
+        "toys": {"type": "array", "items": {"type": "string", "maxLength": 6}, "maxItems": 2},
+    },
+    "required": ["name", "kind", "legs", "toys"],
+    "additionalProperties": False,
+}
+
+
+def check_chat_with_json_schema(server):
+    asked = {"type": "json_schema", "json_schema": {"name": "pet", "strict": True, "schema": PET}}
+    for seed in range(4):
+        body = answer("CreateChatCompletionResponse", server.chat(response_format=asked, seed=seed, max_tokens=256))
+        choice = body["choices"][0]
+        assert choice["finish_reason"] == "stop", choice
+        jsonschema.validate(json.loads(choice["message"]["content"]), PET)
+
+
+def check_chat_stream_with_json_schema(server):
+    asked = {"type": "json_schema", "json_schema": {"name": "pet", "schema": PET}}
+    response = server.chat(response_format=asked, stream=True, max_tokens=256)
+    parsed = chunks("CreateChatCompletionStreamResponse", response)
+    text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in parsed)
+    jsonschema.validate(json.loads(text), PET)
+    assert parsed[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def check_chat_with_json_object(server):
+    asked = {"type": "json_object"}
+    body = answer("CreateChatCompletionResponse", server.chat(response_format=asked, temperature=0, max_tokens=128))
+    choice = body["choices"][0]
+    content = choice["message"]["content"]
+    # Nothing bounds an object: it may be cut, but not be something else.
+    assert content.lstrip().startswith("{"), content
+    assert choice["finish_reason"] == "length" or isinstance(json.loads(content), dict), content
+
+
+def check_forms_of_vllm(server):
+    forms = [
+        ({"structured_outputs": {"json": PET}}, lambda text: jsonschema.validate(json.loads(text), PET)),
+        ({"structured_outputs": {"regex": "[0-9]{4}-[0-9]{2}"}}, lambda text: int(text[:4]) + int(text[5:])),
+        ({"structured_outputs": {"choice": ["red", "green"]}}, ["red", "green"].index),
+        ({"structured_outputs": {"grammar": 'start: ("ab"){2,3}'}}, ["abab", "ababab"].index),
+        ({"guided_json": json.dumps(PET)}, lambda text: jsonschema.validate(json.loads(text), PET)),
+        ({"guided_regex": "(yes|no)!"}, ["yes!", "no!"].index),
+        ({"guided_choice": ["one", "two words"]}, ["one", "two words"].index),
+        ({"guided_grammar": 'start: "x" | "y" start'}, lambda text: text.strip("y") == "x" or 1 / 0),
+    ]
+    for fields, verify in forms:
+        chat = server.chat(**fields, max_tokens=256)
+        verify(answer("CreateChatCompletionResponse", chat)["choices"][0]["message"]["content"])
+        text = server.complete(**fields, max_tokens=256)
+        verify(answer("CreateCompletionResponse", text)["choices"][0]["text"])
+
+
 def check_text(server):
     body = answer("CreateCompletionResponse", server.complete())
     valid("CompletionUsage", body["usage"])

@@ -67,6 +67,35 @@ def check_chat_with_extensions(server):
     assert completion.timings["predicted_n"] > 0
 
 
+def check_chat_parsed_into_pydantic(server):
+    """The SDK makes a schema of a class, and an object of the answer."""
+    import typing
+
+    import pydantic
+
+    class Step(pydantic.BaseModel):
+        title: str = pydantic.Field(max_length=16)
+        minutes: int = pydantic.Field(ge=0, le=999)
+
+    class Plan(pydantic.BaseModel):
+        mood: typing.Literal["calm", "busy"]
+        steps: list[Step] = pydantic.Field(min_length=1, max_length=2)
+        note: str | None = pydantic.Field(max_length=10)
+
+    for seed in range(3):
+        completion = client(server).chat.completions.parse(
+            model=server.model, messages=HELLO, max_tokens=300, seed=seed, response_format=Plan
+        )
+        parsed = completion.choices[0].message.parsed
+        assert isinstance(parsed, Plan) and parsed.mood in ("calm", "busy"), completion
+
+
+def check_bad_schema_is_a_bad_request(server):
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
+    error = expect(openai.BadRequestError, server, response_format=schema)
+    assert error.param == "response_format" and "nonsense" in str(error), error
+
+
 def check_text(server):
     completion = client(server).completions.create(model=server.model, prompt="Once upon", max_tokens=8, logprobs=1)
     assert completion.choices[0].text

@@ -25,6 +25,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         write("chat_template", &number.to_string(), template.as_bytes())?;
     }
     write("tokenizer_json", "bpe", TOKENIZER.as_bytes())?;
+    for (number, vocabulary) in VOCABULARIES.iter().enumerate() {
+        write("tokenizer_gguf", &number.to_string(), vocabulary.as_bytes())?;
+    }
+    for which in 0..9u8 {
+        write("encode", &which.to_string(), &[&[which], TEXT.as_bytes()].concat())?;
+    }
     Ok(())
 }
 
@@ -161,3 +167,12 @@ const TOKENIZER: &str = r#"{"version":"1.0","added_tokens":[{"id":4,"content":"<
 "add_prefix_space":true,"trim_offsets":true,"use_regex":true},"model":{"type":"BPE","dropout":null,"unk_token":null,
 "continuing_subword_prefix":null,"end_of_word_suffix":null,"fuse_unk":false,"byte_fallback":false,
 "ignore_merges":false,"vocab":{"H":0,"e":1,"l":2,"He":3},"merges":[["H","e"]]}}"#;
+
+/// As `tokenizer_gguf` reads them: model, pre-tokenizer and flags, then lines.
+const VOCABULARIES: [&str; 3] = [
+    "\0\x03\0\n2a<unk>\n3a<s>\n3a</s>\n1aa\n1ab\n1aab\n1a\u{120}\n4a<t>\nm a b\nab <s> a<t>b 12 'S",
+    "\x01\0\x1c\n2a<unk>\n3a<s>\n3a</s>\n6a<0x41>\n1aa\n1bb\n1cab\n1d\u{2581}\n1e\u{2581}ab\nab ab <s>A",
+    "\x02\0\x11\n2a<unk>\n3a<bos>\n3a<eos>\n1aa\n1ab\n1aab\nm a b\nab\u{e9}<bos>",
+];
+
+const TEXT: &str = "Hello, w\u{f6}rld! I'LL 123456 <s></s><|im_start|>[INST] \u{1f525}\u{200d}\u{4e00}e\u{301} \t\n\n  x/\r\n";

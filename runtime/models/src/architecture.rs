@@ -4,11 +4,16 @@ use kindling_kernels::WeightSource;
 use serde_json::{Map, Value};
 
 use crate::gguf::{GgufError, Metadata};
+use crate::gpt_oss::GptOss;
 use crate::llama::Llama;
+use crate::mistral::Mistral;
+use crate::qwen2::Qwen2;
+use crate::qwen3::Qwen3;
+use crate::qwen3_moe::Qwen3Moe;
 use crate::spec::ModelSpec;
 
 /// Every architecture there is. Adding one: its file, and its line here.
-pub static ARCHITECTURES: &[&dyn Architecture] = &[&Llama];
+pub static ARCHITECTURES: &[&dyn Architecture] = &[&Llama, &Mistral, &Qwen2, &Qwen3, &Qwen3Moe, &GptOss];
 
 /// One family of models, in one file.
 pub trait Architecture: Sync {
@@ -91,6 +96,47 @@ pub enum SpecError {
         /// What is.
         supported: String,
     },
+}
+
+impl SpecError {
+    pub(crate) fn out_of_range(key: &str, found: impl ToString, expected: impl Into<String>) -> Self {
+        Self::OutOfRange { key: key.to_owned(), found: found.to_string(), expected: expected.into() }
+    }
+
+    pub(crate) fn unsupported(key: &str, found: &str, supported: &str) -> Self {
+        Self::Unsupported { key: key.to_owned(), found: found.to_owned(), supported: supported.to_owned() }
+    }
+}
+
+impl Checkpoint<'_> {
+    /// Whether `config.json` names `class` alone, or the GGUF file is of `gguf`, where the family has a name there.
+    ///
+    /// # Errors
+    /// What it says instead.
+    pub(crate) fn is_of(&self, class: &str, gguf: Option<&str>) -> Result<(), String> {
+        match self.description {
+            Description::ConfigJson(config) => match sole_class(config) {
+                Some(found) if found == class => Ok(()),
+                Some(found) => Err(format!("architectures in config.json says {found}")),
+                None => Err("config.json has no list architectures with one name".to_owned()),
+            },
+            Description::Gguf(metadata) => match (metadata.string("general.architecture"), gguf) {
+                (_, None) => Err("gguf files have no name for it".to_owned()),
+                (Ok(Some(found)), Some(gguf)) if found == gguf => Ok(()),
+                (Ok(Some(found)), Some(gguf)) => Err(format!("general.architecture is {found}, not {gguf}")),
+                (Ok(None), _) => Err("metadata general.architecture is missing".to_owned()),
+                (Err(error), _) => Err(error.to_string()),
+            },
+        }
+    }
+}
+
+/// The one name in `architectures`.
+fn sole_class(config: &Map<String, Value>) -> Option<&str> {
+    match config.get("architectures")?.as_array()?.as_slice() {
+        [class] => class.as_str(),
+        _ => None,
+    }
 }
 
 /// Finds the one architecture that claims the checkpoint.

@@ -14,16 +14,25 @@ pub mod safetensors;
 pub mod spec;
 
 pub mod architecture;
+pub mod decoder;
+pub mod gpt_oss;
 pub mod llama;
+pub mod mistral;
+pub mod qwen2;
+pub mod qwen3;
+pub mod qwen3_moe;
 
+mod element_slices;
 mod lower;
 
 pub mod chat_template;
+pub mod dialect;
 pub mod tokenizer;
 
 mod open;
 
 pub use chat_template::{ChatTemplate, Message, RenderInput, TemplateError, map_texts};
+pub use dialect::Dialect;
 pub use open::{ModelFacts, OpenError, OpenModel, OpenWeights, open, open_weights};
 pub use spec::ModelSpec;
 pub use tokenizer::{SpecialTokens, TokenStream, Tokenizer, TokenizerError};

@@ -2,41 +2,37 @@
 //!
 //! Nothing is fused here; backends do that as they like.
 
+mod mixer;
+
 use std::collections::HashMap;
 
 use kindling_kernels::{
-    Activation, BufferId, BufferSpec, CacheGroupId, CacheGroupKind, CacheGroupSpec, Op, Plan, RotaryId, RotarySpec,
-    Rows, WeightId, WeightSpec,
+    BufferId, BufferSpec, CacheGroupSpec, ExpertWeights, Op, Plan, RotarySpec, Rows, WeightId, WeightSpec,
 };
 
-use crate::spec::{Attention, FeedForward, GatedDense, Linear, Mixer, ModelSpec, Norm};
+use crate::spec::{Experts, FeedForward, GatedDense, Layer, Linear, Mixer, ModelSpec, Moe, Norm};
 
 impl ModelSpec {
-    /// Lowers the model. Each tensor becomes one weight, however often it is used.
+    /// Lowers the model. Each name becomes one weight, however often it is used.
     pub fn lower(&self) -> Plan {
         let mut lowering = Lowering::new(self);
-        let tokens = |lowering: &mut Lowering, name| lowering.buffer(name, self.hidden_size, Rows::Tokens);
-        let hidden = tokens(&mut lowering, "hidden");
-        let normed = tokens(&mut lowering, "normed");
-        let weight = lowering.weight(&self.embed_tokens, vec![self.vocab_size, self.hidden_size]);
+        let hidden = lowering.hidden_buffer("hidden");
+        let weight = lowering.weight(&self.embed_tokens);
         lowering.ops.push(Op::EmbedTokens { weight, output: hidden });
+        if let Some(factor) = self.embedding_scale {
+            lowering.ops.push(Op::Scale { buffer: hidden, factor, weight: None });
+        }
         for layer in &self.layers {
-            lowering.norm(&layer.mixer_norm, hidden, normed);
-            match &layer.mixer {
-                Mixer::Attention(attention) => lowering.attention(attention, normed),
-            }
-            lowering.ops.push(Op::Add { input: normed, output: hidden });
-            lowering.norm(&layer.feed_forward_norm, hidden, normed);
-            match &layer.feed_forward {
-                FeedForward::SiluGated(dense) => lowering.gated_dense(dense, Activation::Silu, normed),
-            }
-            lowering.ops.push(Op::Add { input: normed, output: hidden });
+            lowering.layer(layer, hidden);
         }
         let last = lowering.buffer("last hidden", self.hidden_size, Rows::Logits);
         let logits = lowering.buffer("logits", self.vocab_size, Rows::Logits);
         lowering.ops.push(Op::GatherLogitRows { input: hidden, output: last });
         lowering.norm(&self.final_norm, last, last);
         lowering.linear(&self.lm_head, last, logits);
+        if let Some(cap) = self.final_logit_softcap {
+            lowering.ops.push(Op::SoftCap { buffer: logits, cap });
+        }
         lowering.finish(logits)
     }
 }
@@ -64,8 +60,7 @@ impl<'a> Lowering<'a> {
             ops: Vec::new(),
         };
         for rotary in &spec.rotaries {
-            let factors = rotary.frequency_factors.as_ref();
-            let frequency_factors = factors.map(|name| lowering.weight(name, vec![rotary.rotary_dim / 2]));
+            let frequency_factors = rotary.frequency_factors.as_ref().map(|factors| lowering.weight(factors));
             lowering.rotaries.push(RotarySpec {
                 rotary_dim: rotary.rotary_dim,
                 theta: rotary.theta,
@@ -87,73 +82,105 @@ impl<'a> Lowering<'a> {
         }))
     }
 
-    fn weight(&mut self, name: &str, shape: Vec<usize>) -> WeightId {
-        if let Some(id) = self.weight_ids.get(name) {
+    fn hidden_buffer(&mut self, name: &str) -> BufferId {
+        self.buffer(name, self.spec.hidden_size, Rows::Tokens)
+    }
+
+    fn weight(&mut self, weight: &WeightSpec) -> WeightId {
+        if let Some(id) = self.weight_ids.get(&weight.name) {
+            debug_assert_eq!(self.weights[id.0], *weight, "two weights should not share a name");
             return *id;
         }
         let id = WeightId(self.weights.len());
-        self.weights.push(WeightSpec::whole(name, shape));
-        self.weight_ids.insert(name.to_owned(), id);
+        self.weights.push(weight.clone());
+        self.weight_ids.insert(weight.name.clone(), id);
         id
     }
 
     fn norm(&mut self, norm: &Norm, input: BufferId, output: BufferId) {
-        let weight = self.weight(&norm.weight, vec![self.spec.hidden_size]);
-        let group_width = self.spec.hidden_size;
-        let weight = Some(weight);
-        self.ops.push(Op::RmsNorm { input, weight, eps: norm.eps, weight_offset: 0.0, group_width, output });
+        let weight = norm.weight.as_ref().map(|weight| self.weight(weight));
+        let Norm { eps, offset: weight_offset, width: group_width, .. } = *norm;
+        self.ops.push(Op::RmsNorm { input, weight, eps, weight_offset, group_width, output });
     }
 
     fn linear(&mut self, linear: &Linear, input: BufferId, output: BufferId) {
-        let weight = self.weight(&linear.weight, vec![linear.out_features, linear.in_features]);
-        let bias = linear.bias.as_ref().map(|name| self.weight(name, vec![linear.out_features]));
+        let weight = self.weight(&linear.weight);
+        let bias = linear.bias.as_ref().map(|bias| self.weight(bias));
         self.ops.push(Op::Linear { input, weight, bias, output });
     }
 
-    /// The next layer of the cache group that fits, and its number there.
-    fn cache_layer(&mut self, attention: &Attention) -> (CacheGroupId, usize) {
-        let Attention { num_kv_heads, head_dim, .. } = *attention;
-        let fits = |group: &CacheGroupSpec| {
-            group.kind == CacheGroupKind::Full && group.num_kv_heads == num_kv_heads && group.head_dim == head_dim
+    fn layer(&mut self, layer: &Layer, hidden: BufferId) {
+        let normed = self.hidden_buffer("normed");
+        self.norm(&layer.mixer_norm, hidden, normed);
+        let mixed = match &layer.mixer {
+            Mixer::Attention(attention) => self.attention(attention, normed),
         };
-        let index = self.cache_groups.iter().position(fits).unwrap_or_else(|| {
-            let kind = CacheGroupKind::Full;
-            self.cache_groups.push(CacheGroupSpec { kind, num_layers: 0, num_kv_heads, head_dim });
-            self.cache_groups.len() - 1
-        });
-        let group = &mut self.cache_groups[index];
-        group.num_layers += 1;
-        (CacheGroupId(index), group.num_layers - 1)
+        self.add_to_residual(mixed, layer.post_mixer_norm.as_ref(), hidden);
+        self.norm(&layer.feed_forward_norm, hidden, normed);
+        let fed = match &layer.feed_forward {
+            FeedForward::Gated(dense) => self.gated_dense(dense, normed),
+            FeedForward::Moe(moe) => self.moe(moe, normed),
+        };
+        self.add_to_residual(fed, layer.post_feed_forward_norm.as_ref(), hidden);
+    }
+
+    fn add_to_residual(&mut self, part: BufferId, norm: Option<&Norm>, hidden: BufferId) {
+        if let Some(norm) = norm {
+            self.norm(norm, part, part);
+        }
+        self.ops.push(Op::Add { input: part, output: hidden });
     }
 
     /// Reads `normed` and leaves the result there.
-    fn attention(&mut self, attention: &Attention, normed: BufferId) {
-        let Attention { num_heads, num_kv_heads, head_dim, scale, .. } = *attention;
-        let query = self.buffer("query", num_heads * head_dim, Rows::Tokens);
-        let key = self.buffer("key", num_kv_heads * head_dim, Rows::Tokens);
-        let value = self.buffer("value", num_kv_heads * head_dim, Rows::Tokens);
-        let attended = self.buffer("attended", num_heads * head_dim, Rows::Tokens);
-        self.linear(&attention.q_proj, normed, query);
-        self.linear(&attention.k_proj, normed, key);
-        self.linear(&attention.v_proj, normed, value);
-        let table = RotaryId(attention.rotary);
-        self.ops.push(Op::Rotary { buffer: query, num_heads, head_dim, table });
-        self.ops.push(Op::Rotary { buffer: key, num_heads: num_kv_heads, head_dim, table });
-        let (group, layer) = self.cache_layer(attention);
-        self.ops.push(Op::KvCacheAppend { key, value, group, layer, kv_scales: None });
-        let sinks = None;
-        self.ops.push(Op::PagedAttention { query, output: attended, num_heads, scale, sinks, group, layer });
-        self.linear(&attention.o_proj, attended, normed);
-    }
-
-    /// Reads `normed` and leaves the result there.
-    fn gated_dense(&mut self, dense: &GatedDense, activation: Activation, normed: BufferId) {
-        let gate = self.buffer("gate", dense.gate_proj.out_features, Rows::Tokens);
-        let up = self.buffer("up", dense.up_proj.out_features, Rows::Tokens);
+    fn gated_dense(&mut self, dense: &GatedDense, normed: BufferId) -> BufferId {
+        let gate = self.buffer("gate", dense.gate_proj.out_features(), Rows::Tokens);
+        let up = self.buffer("up", dense.up_proj.out_features(), Rows::Tokens);
         self.linear(&dense.gate_proj, normed, gate);
         self.linear(&dense.up_proj, normed, up);
-        self.ops.push(Op::GatedActivation { gate, up, activation, output: gate });
+        self.ops.push(Op::GatedActivation { gate, up, activation: dense.activation, output: gate });
         self.linear(&dense.down_proj, gate, normed);
+        normed
+    }
+
+    /// Reads `normed`, which a shared expert overwrites; the result is in another buffer.
+    fn moe(&mut self, moe: &Moe, normed: BufferId) -> BufferId {
+        let Moe { rule, top_k, activation, .. } = *moe;
+        let num_experts = moe.router.out_features();
+        let logits = self.buffer("router logits", num_experts, Rows::Tokens);
+        let routes = self.buffer("routes", num_experts, Rows::Tokens);
+        let output = self.hidden_buffer("experts");
+        self.linear(&moe.router, normed, logits);
+        self.ops.push(Op::MoeRoute { logits, rule, top_k, output: routes });
+        let experts = self.experts(&moe.experts);
+        self.ops.push(Op::MoeExperts { input: normed, routes, experts, activation, top_k, output });
+        if let Some(shared) = &moe.shared {
+            let gate = shared.gate.as_ref().map(|linear| {
+                let gate = self.buffer("shared expert's gate", 1, Rows::Tokens);
+                self.linear(linear, normed, gate);
+                gate
+            });
+            let shared = self.gated_dense(&shared.dense, normed);
+            if let Some(gate) = gate {
+                self.ops.push(Op::SigmoidGateRows { gate, output: shared });
+            }
+            self.ops.push(Op::Add { input: shared, output });
+        }
+        output
+    }
+
+    fn experts(&mut self, experts: &Experts) -> ExpertWeights {
+        let [gate_bias, up_bias, down_bias] = match &experts.biases {
+            Some(biases) => biases.each_ref().map(|bias| Some(self.weight(bias))),
+            None => [None; 3],
+        };
+        ExpertWeights {
+            gate: self.weight(&experts.gate_proj),
+            up: self.weight(&experts.up_proj),
+            down: self.weight(&experts.down_proj),
+            gate_bias,
+            up_bias,
+            down_bias,
+        }
     }
 
     fn finish(self, logits: BufferId) -> Plan {

@@ -11,6 +11,7 @@ use kindling_kernels::{WeightError, WeightSource};
 
 use crate::architecture::{Checkpoint, Description, SpecError, detect};
 use crate::chat_template::{ChatTemplate, TemplateError};
+use crate::dialect::Dialect;
 use crate::gguf::{GgufError, GgufHeader, GgufWeights, Metadata};
 use crate::read_at::FileBytes;
 use crate::safetensors::ShardError;
@@ -30,6 +31,8 @@ pub struct OpenModel {
     pub tokenizer: Arc<Tokenizer>,
     /// How a chat becomes text; base models have none.
     pub chat_template: Option<ChatTemplate>,
+    /// How its answers in chats are to be read.
+    pub dialect: Dialect,
 }
 
 /// A checkpoint without the parts that concern text: what a benchmark or a numeric test needs.
@@ -49,6 +52,8 @@ pub struct ModelFacts {
     pub architecture: String,
     /// Elements of all tensors that are used; tied ones count once.
     pub parameters: u64,
+    /// The same without the experts that a token is not sent to.
+    pub active_parameters: u64,
     /// The type of most bytes in the layers' linear weights, e.g. `Q4_1`.
     pub quantization: String,
     /// Stored bytes of all tensors that are used.
@@ -120,6 +125,16 @@ pub enum OpenError {
         /// The first by name.
         first: String,
     },
+    /// Rows of a tensor that no weight is made of: as with [`OpenError::Unused`].
+    #[error("{count} rows of tensor {tensor} are not used by {architecture}")]
+    UnusedRows {
+        /// How many.
+        count: usize,
+        /// Who has no use for them.
+        architecture: String,
+        /// Their tensor.
+        tensor: String,
+    },
     /// The tokenizer is damaged or not supported.
     #[error("load the tokenizer")]
     Tokenizer(#[from] TokenizerError),
@@ -152,7 +167,9 @@ pub fn open(path: &Path) -> Result<OpenModel, OpenError> {
     if largest_id >= vocab_size {
         return Err(OpenError::Vocabulary { largest_id, vocab_size });
     }
-    Ok(OpenModel { spec, facts, weights, tokenizer: Arc::new(tokenizer), chat_template })
+    let source = chat_template.as_ref().map_or("", ChatTemplate::source);
+    let dialect = Dialect::detect(&facts.architecture, source, &tokenizer);
+    Ok(OpenModel { spec, facts, weights, tokenizer: Arc::new(tokenizer), chat_template, dialect })
 }
 
 /// Opens a checkpoint as [`open`] does, but needs and reads neither tokenizer nor chat template.

@@ -2,10 +2,12 @@
 //!
 //! A layer is a mixer and a feed-forward part, each behind its norm and added to the residual stream. New kinds
 //! of either are new variants here and a match arm in [`crate::lower`].
+//!
+//! Every weight is a [`WeightSpec`]: a stored tensor as it is, or rows of stored tensors under a name of its own.
 
-use kindling_kernels::{RopeScaling, RotaryStyle};
+use kindling_kernels::{Activation, RopeScaling, RotaryStyle, RouteRule, WeightSpec};
 
-/// A whole model: dimensions, and the checkpoint's name of every tensor that it uses.
+/// A whole model: dimensions, and where every weight lies in the checkpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelSpec {
     /// As the checkpoint's `config.json` calls it, e.g. `LlamaForCausalLM`.
@@ -16,14 +18,18 @@ pub struct ModelSpec {
     pub hidden_size: usize,
     /// Longest sequence that the model was made for, in tokens.
     pub context_length: usize,
-    /// Tensor of shape `[vocab_size, hidden_size]`.
-    pub embed_tokens: String,
+    /// `[vocab_size, hidden_size]`.
+    pub embed_tokens: WeightSpec,
+    /// Multiplies what comes from the embedding.
+    pub embedding_scale: Option<f32>,
     /// In order.
     pub layers: Vec<Layer>,
     /// Before the output matrix.
     pub final_norm: Norm,
-    /// `[vocab_size, hidden_size]`; the same tensor as `embed_tokens` if the model ties them.
+    /// `[vocab_size, hidden_size]`; the same weight as `embed_tokens` if the model ties them.
     pub lm_head: Linear,
+    /// Bounds the logits: `cap * tanh(logits / cap)`.
+    pub final_logit_softcap: Option<f32>,
     /// Rotary tables that layers refer to by index.
     pub rotaries: Vec<Rotary>,
 }
@@ -35,10 +41,14 @@ pub struct Layer {
     pub mixer_norm: Norm,
     /// Mixes tokens.
     pub mixer: Mixer,
+    /// Of what the mixer gives, before it is added.
+    pub post_mixer_norm: Option<Norm>,
     /// Before the feed-forward part.
     pub feed_forward_norm: Norm,
     /// Treats each token by itself.
     pub feed_forward: FeedForward,
+    /// Of what the feed-forward part gives, before it is added.
+    pub post_feed_forward_norm: Option<Norm>,
 }
 
 /// What mixes tokens.
@@ -48,7 +58,7 @@ pub enum Mixer {
     Attention(Attention),
 }
 
-/// Grouped-query attention with a rotary embedding.
+/// Grouped-query attention.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attention {
     /// Query heads.
@@ -59,8 +69,10 @@ pub struct Attention {
     pub head_dim: usize,
     /// Multiplies the scores.
     pub scale: f32,
-    /// Index into [`ModelSpec::rotaries`].
-    pub rotary: usize,
+    /// Index into [`ModelSpec::rotaries`]; `None`: positions are not embedded.
+    pub rotary: Option<usize>,
+    /// A token sees so many positions, its own included; `None`: all up to its own.
+    pub window: Option<usize>,
     /// `[num_heads * head_dim, hidden_size]`.
     pub q_proj: Linear,
     /// `[num_kv_heads * head_dim, hidden_size]`.
@@ -69,18 +81,28 @@ pub struct Attention {
     pub v_proj: Linear,
     /// `[hidden_size, num_heads * head_dim]`.
     pub o_proj: Linear,
+    /// Of each query head, before it is rotated.
+    pub q_norm: Option<Norm>,
+    /// Of each key head, before it is rotated.
+    pub k_norm: Option<Norm>,
+    /// `[num_heads]`: a score per head that takes part in the softmax and has no value.
+    pub sinks: Option<WeightSpec>,
 }
 
 /// What treats each token by itself.
 #[derive(Debug, Clone, PartialEq)]
 pub enum FeedForward {
-    /// `down_proj(silu(gate_proj(x)) * up_proj(x))`.
-    SiluGated(GatedDense),
+    /// The same matrices for every token.
+    Gated(GatedDense),
+    /// A router chooses for each token.
+    Moe(Box<Moe>),
 }
 
-/// The three matrices of a gated feed-forward part.
+/// `down_proj(activation(gate_proj(x), up_proj(x)))`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GatedDense {
+    /// What is done with gate and up.
+    pub activation: Activation,
     /// `[intermediate_size, hidden_size]`.
     pub gate_proj: Linear,
     /// `[intermediate_size, hidden_size]`.
@@ -89,26 +111,72 @@ pub struct GatedDense {
     pub down_proj: Linear,
 }
 
+/// A mixture of experts: the sum of those that the router chooses, by its weights.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Moe {
+    /// `[num_experts, hidden_size]`.
+    pub router: Linear,
+    /// How its logits become weights.
+    pub rule: RouteRule,
+    /// Experts per token.
+    pub top_k: usize,
+    /// Their matrices.
+    pub experts: Experts,
+    /// Of every expert.
+    pub activation: Activation,
+    /// One more expert that sees every token.
+    pub shared: Option<SharedExpert>,
+}
+
+/// Matrices of all experts, stacked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Experts {
+    /// `[num_experts, intermediate_size, hidden_size]`.
+    pub gate_proj: WeightSpec,
+    /// Same shape.
+    pub up_proj: WeightSpec,
+    /// `[num_experts, hidden_size, intermediate_size]`.
+    pub down_proj: WeightSpec,
+    /// `[num_experts, intermediate_size]`, `[num_experts, intermediate_size]`, `[num_experts, hidden_size]`.
+    pub biases: Option<[WeightSpec; 3]>,
+}
+
+/// What sees every token beside the chosen experts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SharedExpert {
+    /// Its matrices.
+    pub dense: GatedDense,
+    /// `[1, hidden_size]`: the sigmoid of its product multiplies the result.
+    pub gate: Option<Linear>,
+}
+
 /// A matrix, applied as `x * weight^T + bias`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Linear {
-    /// Tensor of shape `[out_features, in_features]`.
-    pub weight: String,
-    /// Tensor of shape `[out_features]`.
-    pub bias: Option<String>,
-    /// Elements of a row that goes in.
-    pub in_features: usize,
-    /// Elements of a row that comes out.
-    pub out_features: usize,
+    /// `[out_features, in_features]`.
+    pub weight: WeightSpec,
+    /// `[out_features]`.
+    pub bias: Option<WeightSpec>,
 }
 
-/// Root-mean-square norm over the hidden size.
+impl Linear {
+    /// Elements of a row that comes out.
+    pub fn out_features(&self) -> usize {
+        self.weight.num_rows()
+    }
+}
+
+/// Root-mean-square norm over groups of elements: a whole row, or each head of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Norm {
-    /// Tensor of shape `[hidden_size]`.
-    pub weight: String,
+    /// `[width]`; `None` multiplies by 1.
+    pub weight: Option<WeightSpec>,
+    /// Elements that are normalised together.
+    pub width: usize,
     /// Added to the mean square.
     pub eps: f32,
+    /// Added to the weight: 1 in families that store it less one.
+    pub offset: f32,
 }
 
 /// One rotary table.
@@ -122,19 +190,6 @@ pub struct Rotary {
     pub style: RotaryStyle,
     /// Changes to the frequencies.
     pub scaling: Option<RopeScaling>,
-    /// Tensor of shape `[rotary_dim / 2]` with a divisor for each frequency.
-    pub frequency_factors: Option<String>,
-}
-
-impl ModelSpec {
-    /// The linear weights of all layers, the output matrix not among them.
-    pub fn layer_linears(&self) -> impl Iterator<Item = &Linear> {
-        self.layers.iter().flat_map(|layer| {
-            let Mixer::Attention(attention) = &layer.mixer;
-            let FeedForward::SiluGated(dense) = &layer.feed_forward;
-            let Attention { q_proj, k_proj, v_proj, o_proj, .. } = attention;
-            let GatedDense { gate_proj, up_proj, down_proj } = dense;
-            [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]
-        })
-    }
+    /// `[rotary_dim / 2]`: a divisor for each frequency.
+    pub frequency_factors: Option<WeightSpec>,
 }

@@ -230,6 +230,11 @@ impl Tokenizer {
         self.table.len()
     }
 
+    /// Bytes of the longest token: a text of more than so many for each token of a context does not fit in.
+    pub fn longest_token(&self) -> usize {
+        self.table.longest()
+    }
+
     /// Finds a token by its name as the vocabulary writes it.
     pub fn token_to_id(&self, name: &str) -> Option<u32> {
         self.inner.token_to_id(name)

@@ -1,6 +1,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use kindling_models::dialect::{Answers, Dialect};
 use kindling_models::{ChatTemplate, SpecialTokens, Tokenizer};
 
 use crate::grammar::Grammars;
@@ -17,7 +18,8 @@ fn model() -> LoadedModel {
     let tokenizer = Arc::new(Tokenizer::from_json(&std::fs::read(path).unwrap()).unwrap());
     let chat_template = Some(ChatTemplate::new(TEMPLATE, &SpecialTokens::default()).unwrap());
     let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
-    LoadedModel { vocab_size: tokenizer.vocab_size(), tokenizer, chat_template, grammars, max_model_len: 1000 }
+    let (vocab_size, dialect) = (tokenizer.vocab_size(), Dialect::default());
+    LoadedModel { vocab_size, tokenizer, chat_template, dialect, grammars, max_model_len: 1000 }
 }
 
 fn user(content: &str) -> ChatMessage {
@@ -27,7 +29,7 @@ fn user(content: &str) -> ChatMessage {
 /// Number of special tokens, and the text of all.
 fn tokenized(chat: &ChatInput) -> (usize, String) {
     let model = model();
-    let tokens = chat_tokens(&model, chat).unwrap();
+    let tokens = chat_prompt(&model, chat).unwrap().tokens;
     let num_special = tokens.iter().filter(|token| model.tokenizer.is_special(**token)).count();
     (num_special, model.tokenizer.decode(&tokens, false))
 }
@@ -64,4 +66,55 @@ fn private_characters_of_the_user_stay() {
     let content = "\u{e000}<|\u{e000}im_end|>\u{e001}<<|im_end|>";
     let (num_special, text) = tokenized(&ChatInput { messages: vec![user(content)], ..ChatInput::default() });
     assert_eq!((num_special, text), (2, format!("<|im_start|>user n\n{content}<|im_end|>\n")));
+}
+
+fn chat(content: &str) -> ChatInput {
+    ChatInput { messages: vec![user(content)], ..ChatInput::default() }
+}
+
+#[test]
+fn a_dialect_that_is_not_read_is_refused_by_name_but_text_is_not() {
+    let dialect = Dialect { answers: Answers::Harmony, ..Dialect::default() };
+    let model = LoadedModel { dialect, ..model() };
+    let message = prompt(&model, Some(Input::Chat(chat("hi")))).unwrap_err().to_string();
+    assert_eq!(
+        message,
+        "this model answers chats in the channels of harmony (gpt-oss), which is not supported yet: only text \
+         completion is"
+    );
+    let text = prompt(&model, Some(Input::Text("hi".to_owned()))).unwrap();
+    assert_eq!((text.tokens.len(), text.reading), (1, Reading::Content));
+    assert!(chat_prompt(&model, &chat("hi")).is_ok(), "its tokens can be counted");
+}
+
+#[test]
+fn the_template_tells_whether_reasoning_has_begun() {
+    let reading = |answers, end: &str| {
+        let template = format!("{{% for m in messages %}}{{{{ m.content }}}}{{% endfor %}}{end}");
+        let chat_template = Some(ChatTemplate::new(&template, &SpecialTokens::default()).unwrap());
+        let model = LoadedModel { chat_template, dialect: Dialect { answers, ..Dialect::default() }, ..model() };
+        prompt(&model, Some(Input::Chat(chat("hi")))).unwrap().reading
+    };
+    assert_eq!(reading(Answers::Think, "assistant\n<think>\n"), Reading::Reasons);
+    assert_eq!(reading(Answers::Think, "assistant\n<think>\n\n</think>\n\n"), Reading::MayReason);
+    assert_eq!(reading(Answers::Think, "assistant\n"), Reading::MayReason);
+    assert_eq!(reading(Answers::Plain, "assistant\n<think>\n"), Reading::Content);
+}
+
+#[test]
+fn texts_that_cannot_fit_are_refused_before_they_are_tokenized() {
+    let model = model();
+    let most = 1000 * model.tokenizer.longest_token();
+    let refusal = |input| prompt(&model, Some(input)).unwrap_err().to_string();
+    let expected =
+        format!("prompt has {} bytes, the maximum context length of 1000 tokens is at most {most} bytes", most + 1);
+    assert_eq!(refusal(Input::Text("a".repeat(most + 1))), expected);
+    assert!(refusal(Input::Chat(chat(&"a".repeat(most)))).contains("is at most"));
+    assert!(refusal(Input::Text("a b ".repeat(1000))).starts_with("prompt has 2001 tokens"));
+    for nothing in ["", "\0"] {
+        // This vocabulary has no token for some bytes: they are dropped.
+        assert_eq!(refusal(Input::Text(nothing.to_owned())), "prompt is empty");
+    }
+    let specials = prompt(&model, Some(Input::Text("<|im_start|><|im_end|>".to_owned()))).unwrap();
+    assert_eq!(specials.tokens, [1, 2]);
 }

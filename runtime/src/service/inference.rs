@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kindling_engine::Request as EngineRequest;
-use kindling_proto::v1::generate_response::Event;
 use kindling_proto::v1::get_model_info_response::State;
 use kindling_proto::v1::inference_server::Inference;
 use kindling_proto::v1::{
@@ -21,6 +20,7 @@ use crate::grammar::{Form, Grammar, Grammars};
 use crate::live_request::Arrival;
 use crate::metrics::Metrics;
 use crate::outbox::{Inbox, channel};
+use crate::prompt::Prompt;
 use crate::refusal::Refusal;
 use crate::runtime::Runtime;
 use crate::shared::{Phase, Shared};
@@ -63,7 +63,9 @@ impl Inference for InferenceService {
             match input {
                 None => Err(Refusal::EmptyPrompt),
                 Some(tokenize_request::Input::Text(text)) => prompt::text_tokens(&model, &text, add_special),
-                Some(tokenize_request::Input::Chat(chat)) => prompt::chat_tokens(&model, &chat),
+                Some(tokenize_request::Input::Chat(chat)) => {
+                    prompt::chat_prompt(&model, &chat).map(|prompt| prompt.tokens)
+                }
             }
         })
         .await??;
@@ -103,8 +105,8 @@ async fn generate(runtime: &Runtime, request: GenerateRequest) -> Result<Inbox, 
     shared.ready_model()?;
     let (max_model_len, grammars) = (model.max_model_len, Arc::clone(&model.grammars));
     // The work goes on if the client hangs up, and keeps its place as long.
-    let (admitted, tokens) = blocking(move || (admitted, prompt::prompt(&model, request.input))).await?;
-    let tokens = tokens?;
+    let (admitted, prompt) = blocking(move || (admitted, prompt::prompt(&model, request.input))).await?;
+    let Prompt { tokens, reading } = prompt?;
     let grammar = match generation.form {
         Some(form) => Some(compile(&shared.metrics, &grammars, form).await?),
         None => None,
@@ -119,12 +121,12 @@ async fn generate(runtime: &Runtime, request: GenerateRequest) -> Result<Inbox, 
         // If the engine's thread is gone, so is the request.
         let _ = commands.send(Command::HangUp(id));
     });
-    outbox.send(Event::Prompt(PromptInfo {
+    let prompt_info = PromptInfo {
         prompt_tokens,
         cached_tokens: 0,
         max_model_len: saturating(max_model_len),
         max_tokens: saturating(max_tokens),
-    }));
+    };
     let num_sequences = generation.num_sequences;
     let stop_strings = generation.stop_strings;
     runtime.submit(Submission {
@@ -136,10 +138,13 @@ async fn generate(runtime: &Runtime, request: GenerateRequest) -> Result<Inbox, 
             stop_token_ids: generation.stop_token_ids,
             ignore_eos: generation.ignore_eos,
             priority: 0,
+            prefix_cache: generation.prefix_cache,
+            // A grammar and a script decide token by token.
+            speculate: grammar.is_none() && shared.config.script.is_none(),
             sampling: generation.sampling,
         },
         grammar,
-        arrival: Arrival { admitted, outbox, num_sequences, prompt_tokens, stop_strings, arrived },
+        arrival: Arrival { admitted, outbox, num_sequences, prompt_info, stop_strings, reading, arrived },
     })?;
     Ok(inbox)
 }

@@ -128,6 +128,14 @@ impl Metadata {
         })
     }
 
+    /// A list of numbers that may have fractions.
+    pub fn floats(&self, key: &str) -> Result<Option<&[f64]>, GgufError> {
+        self.typed(key, "a list of floats", |value| match value {
+            Value::Array(Array::Floats(numbers)) => Some(numbers.as_slice()),
+            _ => None,
+        })
+    }
+
     fn typed<'a, T>(
         &'a self,
         key: &str,

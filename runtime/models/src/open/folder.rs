@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::{OpenError, OpenWeights, Parts, check, make_spec};
 use crate::architecture::{Checkpoint, Description};
 use crate::chat_template::ChatTemplate;
+use crate::element_slices::ElementSlices;
 use crate::read_at::{FileBytes, ReadAt};
 use crate::safetensors::{self, SafetensorsWeights};
 use crate::tokenizer::{SpecialTokens, Tokenizer};
@@ -113,9 +114,10 @@ pub(super) fn open_weights(folder: &Path, place: &Weights) -> Result<(OpenWeight
         Weights::Index(path) => safetensors::open_index(folder, &read(path, MAX_JSON_BYTES)?)?,
     };
     let config: Map<String, Value> = parse(folder.join("config.json"))?;
+    let weights = ElementSlices { source: weights };
     let checkpoint = Checkpoint { description: Description::ConfigJson(&config), weights: &weights };
     let spec = make_spec(&folder.join("config.json"), &checkpoint)?;
-    let facts = check::facts(&spec, &weights, weights.names())?;
+    let facts = check::facts(&spec, &weights, weights.source.names())?;
     Ok((OpenWeights { spec, facts, weights: Arc::new(weights) }, config))
 }
 

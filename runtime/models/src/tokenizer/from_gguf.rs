@@ -1,8 +1,10 @@
 //! A GGUF vocabulary as the `tokenizer.json` that it was made from.
 //!
 //! # Source
-//! Keys: `docs/gguf.md` of <https://github.com/ggml-org/ggml>. The pre-tokenizers are those of the publishers'
-//! `tokenizer.json` files that the names in `tokenizer.ggml.pre` stand for.
+//! Keys: `docs/gguf.md` of <https://github.com/ggml-org/ggml>.
+
+mod pre_tokenization;
+mod sentence_piece;
 
 use std::collections::HashSet;
 
@@ -10,49 +12,39 @@ use serde_json::{Map, Value, json};
 
 use super::{SpecialTokens, TokenizerError};
 use crate::gguf::Metadata;
+use pre_tokenization::byte_level;
 
 /// Values of `tokenizer.ggml.token_type`.
 const TYPE_UNKNOWN: i64 = 2;
 const TYPE_CONTROL: i64 = 3;
 const TYPE_USER_DEFINED: i64 = 4;
-
-const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2_SPLIT: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
-/// What a name in `tokenizer.ggml.pre` stands for.
-struct PreTokenization {
-    normalizer: Value,
-    pre_tokenizer: Value,
-    ignore_merges: bool,
-    add_bos: bool,
-}
+const TYPE_BYTE: i64 = 6;
 
 /// Builds the document.
 pub(super) fn document(metadata: &Metadata) -> Result<Value, TokenizerError> {
+    let tokens = || metadata.strings("tokenizer.ggml.tokens")?.ok_or_else(|| missing("tokenizer.ggml.tokens"));
     match metadata.string("tokenizer.ggml.model")? {
-        Some("gpt2") => {}
-        found => {
-            return Err(TokenizerError::Unsupported {
-                part: "tokenizer.ggml.model",
-                found: found.unwrap_or("(missing)").to_owned(),
-                supported: "only gpt2 (byte-level BPE) is",
-            });
-        }
+        Some("gpt2") => byte_level_document(metadata, tokens()?),
+        // gemma4 has merges, llama has scores only; both write text alike.
+        Some("llama") => sentence_piece_document(metadata, tokens()?, true),
+        Some("gemma4") => sentence_piece_document(metadata, tokens()?, false),
+        found => Err(TokenizerError::Unsupported {
+            part: "tokenizer.ggml.model",
+            found: found.unwrap_or("(missing)").to_owned(),
+            supported: "only gpt2 (byte-level BPE), llama (SentencePiece BPE) and gemma4 are",
+        }),
     }
-    let tokens = metadata.strings("tokenizer.ggml.tokens")?.ok_or_else(|| missing("tokenizer.ggml.tokens"))?;
+}
+
+fn byte_level_document(metadata: &Metadata, tokens: &[String]) -> Result<Value, TokenizerError> {
     let merges = metadata.strings("tokenizer.ggml.merges")?.ok_or_else(|| missing("tokenizer.ggml.merges"))?;
-    let rules = pre_tokenization(metadata.string("tokenizer.ggml.pre")?)?;
-    let add_bos = metadata.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(rules.add_bos);
-    let add_eos = metadata.bool("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
-    let before = special(metadata, add_bos, "tokenizer.ggml.bos_token_id", tokens)?;
-    let after = special(metadata, add_eos, "tokenizer.ggml.eos_token_id", tokens)?;
+    let rules = pre_tokenization::pre_tokenization(metadata.string("tokenizer.ggml.pre")?)?;
     Ok(json!({
         "version": "1.0",
         "added_tokens": added_tokens(metadata, tokens)?,
         "normalizer": rules.normalizer,
         "pre_tokenizer": rules.pre_tokenizer,
-        "post_processor": post_processor(before, after),
+        "post_processor": post_processor(metadata, tokens, rules.add_bos)?,
         "decoder": byte_level(true),
         "model": {
             "type": "BPE",
@@ -60,6 +52,20 @@ pub(super) fn document(metadata: &Metadata) -> Result<Value, TokenizerError> {
             "vocab": vocab(tokens)?,
             "merges": merges,
         },
+    }))
+}
+
+fn sentence_piece_document(metadata: &Metadata, tokens: &[String], adds_space: bool) -> Result<Value, TokenizerError> {
+    sentence_piece::check(metadata)?;
+    let shape = sentence_piece::shape(metadata.bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(adds_space));
+    Ok(json!({
+        "version": "1.0",
+        "added_tokens": added_tokens(metadata, tokens)?,
+        "normalizer": shape.normalizer,
+        "pre_tokenizer": shape.pre_tokenizer,
+        "post_processor": post_processor(metadata, tokens, true)?,
+        "decoder": shape.decoder,
+        "model": sentence_piece::model(metadata, tokens, vocab(tokens)?)?,
     }))
 }
 
@@ -78,49 +84,6 @@ pub(super) fn special_tokens(metadata: &Metadata) -> Result<SpecialTokens, Token
 
 fn missing(key: &str) -> TokenizerError {
     TokenizerError::Inconsistent { problem: format!("metadata {key} is missing") }
-}
-
-fn byte_level(use_regex: bool) -> Value {
-    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex})
-}
-
-fn split(pattern: &str) -> Value {
-    let split = json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
-    json!({"type": "Sequence", "pretokenizers": [split, byte_level(false)]})
-}
-
-fn pre_tokenization(name: Option<&str>) -> Result<PreTokenization, TokenizerError> {
-    let plain = PreTokenization {
-        normalizer: Value::Null,
-        pre_tokenizer: byte_level(true),
-        ignore_merges: false,
-        add_bos: false,
-    };
-    match name {
-        Some("gpt-2") => Ok(plain),
-        None | Some("default") => {
-            tracing::warn!(
-                "the file does not say how text is split before BPE (tokenizer.ggml.pre): taking gpt-2's way"
-            );
-            Ok(plain)
-        }
-        Some("smollm") => {
-            let digits = json!({"type": "Digits", "individual_digits": true});
-            let pre_tokenizer = json!({"type": "Sequence", "pretokenizers": [digits, byte_level(true)]});
-            Ok(PreTokenization { pre_tokenizer, ..plain })
-        }
-        Some("llama-bpe" | "llama3" | "llama-v3") => {
-            Ok(PreTokenization { pre_tokenizer: split(LLAMA3_SPLIT), ignore_merges: true, add_bos: true, ..plain })
-        }
-        Some("qwen2") => {
-            Ok(PreTokenization { normalizer: json!({"type": "NFC"}), pre_tokenizer: split(QWEN2_SPLIT), ..plain })
-        }
-        Some(other) => Err(TokenizerError::Unsupported {
-            part: "tokenizer.ggml.pre",
-            found: other.to_owned(),
-            supported: "only gpt-2, default, smollm, llama-bpe and qwen2 are",
-        }),
-    }
 }
 
 fn vocab(tokens: &[String]) -> Result<Value, TokenizerError> {
@@ -174,9 +137,14 @@ fn special(
     }
 }
 
-fn post_processor(before: Option<(String, u64)>, after: Option<(String, u64)>) -> Value {
+/// Puts BOS before a text and EOS after it, where the file asks for them or, saying nothing, `adds_bos` does.
+fn post_processor(metadata: &Metadata, tokens: &[String], adds_bos: bool) -> Result<Value, TokenizerError> {
+    let adds_bos = metadata.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(adds_bos);
+    let adds_eos = metadata.bool("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
+    let before = special(metadata, adds_bos, "tokenizer.ggml.bos_token_id", tokens)?;
+    let after = special(metadata, adds_eos, "tokenizer.ggml.eos_token_id", tokens)?;
     if before.is_none() && after.is_none() {
-        return Value::Null;
+        return Ok(Value::Null);
     }
     let mut specials = Map::new();
     let mut single = Vec::new();
@@ -190,7 +158,8 @@ fn post_processor(before: Option<(String, u64)>, after: Option<(String, u64)>) -
     place(&mut single, before);
     single.push(json!({"Sequence": {"id": "A", "type_id": 0}}));
     place(&mut single, after);
-    let mut pair = single.clone();
-    pair.push(json!({"Sequence": {"id": "B", "type_id": 1}}));
-    json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": specials})
+    Ok(json!({"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": specials}))
 }
+
+#[cfg(test)]
+mod tests;

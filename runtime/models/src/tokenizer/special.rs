@@ -16,4 +16,14 @@ pub struct SpecialTokens {
 }
 
 /// Names that end a generation wherever they are special tokens, because GGUF files often name only one of them.
-pub(super) const END_OF_GENERATION_NAMES: [&str; 4] = ["<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>"];
+/// `<|end|>` is not among them: it ends a message of harmony, not an answer.
+pub(super) const END_OF_GENERATION_NAMES: [&str; 8] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end_of_text|>",
+    "<|endoftext|>",
+    "<end_of_turn>",
+    "<|return|>",
+    "<|call|>",
+];

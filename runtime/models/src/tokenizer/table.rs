@@ -20,6 +20,8 @@ pub(super) struct TokenTable {
     bytes: Vec<u8>,
     /// By id: the range in `bytes`, or an empty range of an id that is not used.
     entries: Vec<Entry>,
+    /// Bytes of the longest token.
+    longest: usize,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -38,7 +40,7 @@ impl TokenTable {
         if num_ids == 0 {
             return Err(TokenizerError::Inconsistent { problem: "the vocabulary is empty".to_owned() });
         }
-        let mut table = Self { style, bytes: Vec::new(), entries: vec![Entry::default(); num_ids] };
+        let mut table = Self { style, bytes: Vec::new(), entries: vec![Entry::default(); num_ids], longest: 0 };
         let from_character = byte_of_character();
         for (token, id) in &vocabulary {
             let start = table.bytes.len();
@@ -48,6 +50,7 @@ impl TokenTable {
                 (TextStyle::SentencePiece { .. }, None) => push_sentence_piece(&mut table.bytes, token),
                 (TextStyle::SentencePiece { .. }, Some(_)) => table.bytes.extend(token.as_bytes()),
             }
+            table.longest = table.longest.max(table.bytes.len() - start);
             let is_special = added_token.is_some_and(|token| token.special);
             table.entries[*id as usize] = Entry { start, end: table.bytes.len(), is_known: true, is_special };
         }
@@ -60,6 +63,11 @@ impl TokenTable {
 
     pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Bytes of the longest token.
+    pub(super) fn longest(&self) -> usize {
+        self.longest
     }
 
     pub(super) fn bytes(&self, id: u32) -> Option<&[u8]> {

@@ -12,7 +12,7 @@ fn golden(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-fn metadata(file: &SyntheticGguf) -> Metadata {
+pub(super) fn metadata(file: &SyntheticGguf) -> Metadata {
     GgufHeader::read(&file.file()).unwrap().metadata
 }
 
@@ -127,8 +127,8 @@ fn wrong_gguf_vocabularies_are_refused_by_name() {
     let changed = |key: &str| small().without(key);
     let cases = [
         (changed("tokenizer.ggml.model"), "tokenizer.ggml.model (missing) is not supported"),
-        (changed("tokenizer.ggml.model").text("tokenizer.ggml.model", "llama"), "tokenizer.ggml.model llama is not"),
-        (changed("tokenizer.ggml.pre").text("tokenizer.ggml.pre", "tekken"), "tokenizer.ggml.pre tekken is not"),
+        (changed("tokenizer.ggml.model").text("tokenizer.ggml.model", "bert"), "tokenizer.ggml.model bert is not"),
+        (changed("tokenizer.ggml.pre").text("tokenizer.ggml.pre", "viking"), "tokenizer.ggml.pre viking is not"),
         (changed("tokenizer.ggml.tokens"), "tokenizer.ggml.tokens is missing"),
         (changed("tokenizer.ggml.merges"), "tokenizer.ggml.merges is missing"),
         (changed("tokenizer.ggml.merges").texts("tokenizer.ggml.merges", &["a x"]), "merge 0 needs token \"x\""),
