@@ -149,3 +149,37 @@ fn every_dependency_has_its_reason() {
     }
     fail_if_any(complaints);
 }
+
+/// The text between the first two `"` after `mark`.
+fn quoted_after<'a>(text: &'a str, mark: &str) -> Option<&'a str> {
+    text.split(mark).nth(1)?.split('"').nth(1)
+}
+
+#[test]
+fn every_architecture_is_listed_and_has_a_golden() {
+    const IMPL: &str = "impl Architecture for ";
+    let list = read("runtime/models/src/architecture.rs");
+    let listed = list.split("ARCHITECTURES:").nth(1).and_then(|rest| rest.split(';').next()).expect("there is a list");
+    let goldens: Vec<String> = files()
+        .into_iter()
+        .filter(|path| path.starts_with("runtime/models/tests/golden/") && path.ends_with("/config.json"))
+        .filter(|path| root().join(path.replace("config.json", "logits.json")).is_file())
+        .map(|path| read(&path))
+        .collect();
+    let mut complaints = Vec::new();
+    let mut count = 0;
+    for path in files().iter().filter(|path| path.starts_with("runtime/models/src/") && is_source(path)) {
+        let text = read(path);
+        let Some(name) = text.split(IMPL).nth(1).and_then(|rest| rest.split_whitespace().next()) else { continue };
+        count += 1;
+        if !listed.contains(&format!("&{name}")) {
+            complaints.push(format!("{path}: {name} is not in ARCHITECTURES"));
+        }
+        let class = quoted_after(&text[text.find(IMPL).unwrap_or(0)..], "fn name(&self)").unwrap_or(name);
+        if !goldens.iter().any(|config| config.contains(&format!("\"{class}\""))) {
+            complaints.push(format!("{path}: no golden in runtime/models/tests/golden is a {class}"));
+        }
+    }
+    assert!(count > 1, "only {count} architectures were found");
+    fail_if_any(complaints);
+}

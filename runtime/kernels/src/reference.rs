@@ -6,18 +6,25 @@ mod add;
 mod embed_tokens;
 mod gated_activation;
 mod gather_logit_rows;
+mod kv_cache;
 mod kv_cache_append;
 mod linear;
+mod moe_experts;
+mod moe_route;
 mod paged_attention;
 mod rms_norm;
 mod rotary;
+mod scale;
+mod sigmoid_gate_rows;
+mod soft_cap;
 
 use crate::load::{Keeper, WeightHead, load_weights, zeroes};
 use crate::rotary_frequencies::{rotary_attention_factor, rotary_frequencies};
 use crate::{
-    Backend, BufferId, CacheGroupSpec, DType, ExecuteError, KvType, Limits, LoadProgress, MemoryUse, Op, Plan,
-    PrepareError, PreparedModel, Rows, Step, WeightId, WeightSource, dequantise, validate,
+    Backend, BufferId, DType, ExecuteError, ExpertWeights, Limits, LoadProgress, MemoryUse, Op, Plan, PrepareError,
+    PreparedModel, Rows, Step, WeightId, WeightSource, dequantise, validate,
 };
+pub(crate) use kv_cache::KvCache;
 
 /// Plain f32 arithmetic, one thread.
 #[derive(Debug, Clone, Copy, Default)]
@@ -40,7 +47,7 @@ impl Backend for ReferenceBackend {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Box<dyn PreparedModel>, PrepareError> {
         validate::validate(plan, limits)?;
-        check_supported(plan, limits)?;
+        check_supported(plan)?;
         let tensors = load_weights(plan, weights, progress, &Dequantise)?;
         let tensors: Vec<Vec<f32>> = tensors.into_iter().map(|tensor| tensor.values).collect();
         let rotaries = plan
@@ -51,9 +58,8 @@ impl Backend for ReferenceBackend {
             })
             .collect();
         let groups = plan.cache_groups.iter().zip(&limits.num_blocks);
-        let caches = groups
-            .map(|(spec, num_blocks)| KvCache::new(spec, limits.block_size, *num_blocks))
-            .collect::<Result<_, _>>()?;
+        let caches =
+            groups.map(|(spec, num_blocks)| KvCache::new(spec, limits, *num_blocks)).collect::<Result<_, _>>()?;
         let buffers = vec![Vec::new(); plan.buffers.len()];
         let (plan, limits) = (plan.clone(), limits.clone());
         Ok(Box::new(ReferenceModel { plan, limits, tensors, rotaries, caches, buffers }))
@@ -61,22 +67,10 @@ impl Backend for ReferenceBackend {
 }
 
 /// Refuses what is not interpreted yet.
-fn check_supported(plan: &Plan, limits: &Limits) -> Result<(), PrepareError> {
-    let refused = |what: String| Err(PrepareError::Unsupported { backend: "reference", what });
-    if limits.kv_type != KvType::Wide {
-        return refused("keys and values in 8 bits".to_owned());
-    }
+fn check_supported(plan: &Plan) -> Result<(), PrepareError> {
     for op in &plan.ops {
-        match op {
-            Op::Scale { .. }
-            | Op::SoftCap { .. }
-            | Op::SigmoidGateRows { .. }
-            | Op::MoeRoute { .. }
-            | Op::MoeExperts { .. }
-            | Op::CausalConv { .. }
-            | Op::GatedDeltaRule { .. } => return refused(format!("the op {}", op.name())),
-            Op::PagedAttention { sinks: Some(_), .. } => return refused("attention sinks".to_owned()),
-            _ => {}
+        if let Op::CausalConv { .. } | Op::GatedDeltaRule { .. } = op {
+            return Err(PrepareError::Unsupported { backend: "reference", what: format!("the op {}", op.name()) });
         }
     }
     Ok(())
@@ -112,33 +106,6 @@ impl Keeper for Dequantise {
                 values.iter_mut().for_each(|value| *value *= scales[row]);
             }
         }
-    }
-}
-
-/// Keys and values of one cache group: `[num_layers, num_blocks, block_size, num_kv_heads * head_dim]` f32 each.
-pub(crate) struct KvCache {
-    block_size: usize,
-    row_len: usize,
-    num_blocks: usize,
-    keys: Vec<f32>,
-    values: Vec<f32>,
-}
-
-impl KvCache {
-    fn new(spec: &CacheGroupSpec, block_size: usize, num_blocks: usize) -> Result<Self, PrepareError> {
-        let row_len = spec.num_kv_heads * spec.head_dim;
-        let count = [spec.num_layers, num_blocks, block_size]
-            .iter()
-            .try_fold(row_len, |product, size| product.checked_mul(*size));
-        let (keys, values) = (zeroes(count, "the KV cache")?, zeroes(count, "the KV cache")?);
-        Ok(Self { block_size, row_len, num_blocks, keys, values })
-    }
-
-    /// Where the row of `position` lies in `keys` and `values`.
-    fn row(&self, layer: usize, block_table: &[u32], position: usize) -> std::ops::Range<usize> {
-        let block = block_table[position / self.block_size] as usize;
-        let slot = (layer * self.num_blocks + block) * self.block_size + position % self.block_size;
-        slot * self.row_len..(slot + 1) * self.row_len
     }
 }
 
@@ -208,13 +175,15 @@ impl ReferenceModel {
                 let (gate, up) = (self.buffers[gate.0].clone(), self.buffers[up.0].clone());
                 gated_activation::gated_activation(&gate, &up, activation, &mut self.buffers[output.0]);
             }
-            Op::Scale { .. }
-            | Op::SoftCap { .. }
-            | Op::SigmoidGateRows { .. }
-            | Op::MoeRoute { .. }
-            | Op::MoeExperts { .. }
-            | Op::CausalConv { .. }
-            | Op::GatedDeltaRule { .. } => unreachable!("prepare should have refused {}", op.name()),
+            Op::Scale { buffer, factor, weight } => {
+                let weight = weight.map(|weight| self.tensors[weight.0][0]);
+                scale::scale(&mut self.buffers[buffer.0], factor, weight);
+            }
+            Op::SoftCap { buffer, cap } => soft_cap::soft_cap(&mut self.buffers[buffer.0], cap),
+            Op::SigmoidGateRows { .. } | Op::MoeRoute { .. } | Op::MoeExperts { .. } => self.execute_moe(op),
+            Op::CausalConv { .. } | Op::GatedDeltaRule { .. } => {
+                unreachable!("prepare should have refused {}", op.name())
+            }
             Op::Add { input, output } => {
                 let input = self.buffers[input.0].clone();
                 add::add(&input, &mut self.buffers[output.0]);
@@ -237,20 +206,56 @@ impl ReferenceModel {
                     rotary::rotary(row, head_dim, &table, position[0]);
                 }
             }
-            Op::KvCacheAppend { key, value, group, layer, kv_scales: _ } => {
+            Op::KvCacheAppend { key, value, group, layer, kv_scales } => {
                 let (key, value) = (&self.buffers[key.0], &self.buffers[value.0]);
-                kv_cache_append::kv_cache_append(&mut self.caches[group.0], (group, layer), step, (key, value));
+                let scale = |weight: WeightId| self.tensors[weight.0][0];
+                let scales = kv_scales.map_or((1.0, 1.0), |(key, value)| (scale(key), scale(value)));
+                let spec = kv_cache_append::AppendSpec { group, layer, scales };
+                kv_cache_append::kv_cache_append(&mut self.caches[group.0], &spec, step, (key, value));
             }
-            Op::PagedAttention { query, output, num_heads: _, scale, sinks: _, group, layer } => {
+            Op::PagedAttention { query, output, num_heads: _, scale, sinks, group, layer } => {
                 let query = self.buffers[query.0].clone();
-                let spec =
-                    paged_attention::AttentionSpec { group, layer, scale, cache: &self.plan.cache_groups[group.0] };
+                let sinks = sinks.map(|sinks| self.tensors[sinks.0].as_slice());
+                let cache = &self.plan.cache_groups[group.0];
+                let spec = paged_attention::AttentionSpec { group, layer, scale, sinks, cache };
                 paged_attention::paged_attention(
                     &spec,
                     &self.caches[group.0],
                     step,
                     (&query, &mut self.buffers[output.0]),
                 );
+            }
+            _ => unreachable!("execute_op should have seen to {}", op.name()),
+        }
+    }
+
+    fn execute_moe(&mut self, op: &Op) {
+        match *op {
+            Op::SigmoidGateRows { gate, output } => {
+                let gate = self.buffers[gate.0].clone();
+                sigmoid_gate_rows::sigmoid_gate_rows(&gate, &mut self.buffers[output.0]);
+            }
+            Op::MoeRoute { logits, rule, top_k, output } => {
+                let (logits, num_experts) = (self.buffers[logits.0].clone(), self.width(logits));
+                moe_route::moe_route(&logits, num_experts, rule, top_k, &mut self.buffers[output.0]);
+            }
+            Op::MoeExperts { input, routes, experts, activation, top_k: _, output } => {
+                let ExpertWeights { gate, up, down, gate_bias, up_bias, down_bias } = experts;
+                let (num_experts, hidden_size) = (self.width(routes), self.width(input));
+                let tensor = |weight: WeightId| self.tensors[weight.0].as_slice();
+                let experts = moe_experts::MoeExperts {
+                    gate: tensor(gate),
+                    up: tensor(up),
+                    down: tensor(down),
+                    gate_bias: gate_bias.map(tensor),
+                    up_bias: up_bias.map(tensor),
+                    down_bias: down_bias.map(tensor),
+                    activation,
+                    num_experts,
+                    hidden_size,
+                };
+                let (input, routes) = (self.buffers[input.0].clone(), self.buffers[routes.0].clone());
+                moe_experts::moe_experts(&experts, &input, &routes, &mut self.buffers[output.0]);
             }
             _ => unreachable!("execute_op should have seen to {}", op.name()),
         }

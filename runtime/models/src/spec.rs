@@ -87,6 +87,8 @@ pub struct Attention {
     pub k_norm: Option<Norm>,
     /// `[num_heads]`: a score per head that takes part in the softmax and has no value.
     pub sinks: Option<WeightSpec>,
+    /// `[1]` each: what keys and values are divided by where they are kept in 8 bits.
+    pub kv_scales: Option<[WeightSpec; 2]>,
 }
 
 /// What treats each token by itself.

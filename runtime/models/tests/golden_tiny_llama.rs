@@ -1,5 +1,5 @@
-//! The tiny checkpoints that `golden/record_tiny_llama.py` made, opened and lowered. Their logits are compared
-//! where backends are.
+//! The tiny checkpoints that `golden/record_tiny_models.py` made, opened and lowered. Their logits are compared
+//! in `golden_tiny_models.rs`.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "this is test code, helpers included")]
 
 mod common;

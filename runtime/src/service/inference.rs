@@ -21,6 +21,7 @@ use crate::live_request::Arrival;
 use crate::metrics::Metrics;
 use crate::outbox::{Inbox, channel};
 use crate::prompt::Prompt;
+use crate::reasoning::Reading;
 use crate::refusal::Refusal;
 use crate::runtime::Runtime;
 use crate::shared::{Phase, Shared};
@@ -111,6 +112,8 @@ async fn generate(runtime: &Runtime, request: GenerateRequest) -> Result<Inbox, 
         Some(form) => Some(compile(&shared.metrics, &grammars, form).await?),
         None => None,
     };
+    // A grammar rules from the first token: there is no reasoning before what it asks for.
+    let reading = if grammar.is_some() { Reading::Content } else { reading };
 
     let room = max_model_len - tokens.len();
     let max_tokens = generation.max_tokens.map_or(room, |asked| asked.min(room));

@@ -11,6 +11,8 @@ pub(super) struct AttentionSpec<'a> {
     pub layer: usize,
     /// Multiplies the scores.
     pub scale: f32,
+    /// `[num_heads]`: a score per head that takes part in the softmax and has no value.
+    pub sinks: Option<&'a [f32]>,
     /// What the group keeps.
     pub cache: &'a CacheGroupSpec,
 }
@@ -39,7 +41,8 @@ pub(super) fn paged_attention(
                     .collect();
                 let keys = rows.iter().map(|row| &cache.keys[row.clone()][kv_lanes.clone()]);
                 let values = rows.iter().map(|row| &cache.values[row.clone()][kv_lanes.clone()]);
-                attend(&query[lanes.clone()], (keys, values), spec.scale, &mut output[lanes]);
+                let sink = spec.sinks.map(|sinks| sinks[head]);
+                attend(&query[lanes.clone()], (keys, values), (spec.scale, sink), &mut output[lanes]);
             }
         }
     }
@@ -55,13 +58,13 @@ fn first_position(kind: CacheGroupKind, position: usize) -> usize {
 fn attend<'a>(
     query: &[f32],
     (keys, values): (impl Iterator<Item = &'a [f32]>, impl Iterator<Item = &'a [f32]>),
-    scale: f32,
+    (scale, sink): (f32, Option<f32>),
     output: &mut [f32],
 ) {
     let mut scores: Vec<f32> = keys.map(|key| key.iter().zip(query).map(|(k, q)| k * q).sum::<f32>() * scale).collect();
-    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let highest = scores.iter().copied().chain(sink).fold(f32::NEG_INFINITY, f32::max);
     scores.iter_mut().for_each(|score| *score = (*score - highest).exp());
-    let total: f32 = scores.iter().sum();
+    let total = scores.iter().sum::<f32>() + sink.map_or(0.0, |sink| (sink - highest).exp());
     output.fill(0.0);
     for (score, value) in scores.iter().zip(values) {
         for (sum, element) in output.iter_mut().zip(value) {

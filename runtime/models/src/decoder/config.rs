@@ -41,8 +41,6 @@ pub struct DecoderConfig {
     /// Whether the output matrix is the embedding.
     #[serde(default)]
     pub tie_word_embeddings: bool,
-    /// How the weights are quantised; the tensors themselves say it more exactly.
-    pub quantization_config: Option<Value>,
     /// Must be absent or 1: whole heads are rotated.
     pub partial_rotary_factor: Option<f64>,
 }

@@ -86,7 +86,6 @@ impl DecoderConfig {
             rope_parameters: None,
             hidden_act: super::config::silu(),
             tie_word_embeddings: weights.describe("output.weight").is_none(),
-            quantization_config: None,
             partial_rotary_factor: None,
         };
         check_rotary_dim(keys, &config)?;
@@ -105,12 +104,17 @@ fn rope_scaling(keys: &Keys<'_>) -> Result<Option<RopeParameters>, SpecError> {
     };
     let mut parameters = RopeParameters { rope_type: Some(rope_type.to_owned()), factor, ..RopeParameters::default() };
     if rope_type == "yarn" {
-        keys.refuse(&["rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor"])?;
-        // The factor multiplies what follows from the scaling; the logarithm's weight divides it.
-        let own = keys.float("rope.scaling.attn_factor")?.unwrap_or(1.0);
-        let weight = keys.float("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0);
-        let factor = factor.ok_or_else(|| SpecError::MissingKey { key: keys.name("rope.scaling.factor") })?;
-        parameters.attention_factor = Some(own * sharpening(factor, 1.0) / sharpening(factor, weight));
+        keys.refuse(&["rope.scaling.yarn_ext_factor"])?;
+        // The model's own attention factor, or a correction of what follows from the scaling.
+        parameters.attention_factor = match keys.float("rope.scaling.yarn_attn_factor")? {
+            Some(own) => Some(own),
+            None => {
+                let correction = keys.float("rope.scaling.attn_factor")?.unwrap_or(1.0);
+                let weight = keys.float("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0);
+                let factor = factor.ok_or_else(|| SpecError::MissingKey { key: keys.name("rope.scaling.factor") })?;
+                Some(correction * sharpening(factor, 1.0) / sharpening(factor, weight))
+            }
+        };
         parameters.original_max_position_embeddings = keys.float("rope.scaling.original_context_length")?;
         parameters.beta_fast = keys.float("rope.scaling.yarn_beta_fast")?;
         parameters.beta_slow = keys.float("rope.scaling.yarn_beta_slow")?;

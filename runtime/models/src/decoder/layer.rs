@@ -16,6 +16,8 @@ pub(crate) struct Name {
 const LAYERS: Name = Name { safetensors: "model.layers", gguf: "blk" };
 const INPUT_LAYERNORM: Name = Name { safetensors: "input_layernorm", gguf: "attn_norm" };
 const POST_ATTENTION_LAYERNORM: Name = Name { safetensors: "post_attention_layernorm", gguf: "ffn_norm" };
+/// GGUF has no scales beside it.
+const SELF_ATTN: Name = Name { safetensors: "self_attn", gguf: "attn" };
 const Q_PROJ: Name = Name { safetensors: "self_attn.q_proj", gguf: "attn_q" };
 const K_PROJ: Name = Name { safetensors: "self_attn.k_proj", gguf: "attn_k" };
 const V_PROJ: Name = Name { safetensors: "self_attn.v_proj", gguf: "attn_v" };
@@ -94,7 +96,18 @@ impl LayerParts<'_> {
             q_norm: None,
             k_norm: None,
             sinks: None,
+            kv_scales: self.kv_scales(),
         }
+    }
+
+    /// Scales of an 8-bit cache, where the checkpoint was calibrated for one: beside the projections as ModelOpt has
+    /// them, or beside the attention as compressed-tensors has them.
+    fn kv_scales(&self) -> Option<[WeightSpec; 2]> {
+        let spellings = [["k_proj.k_scale", "v_proj.v_scale"], ["k_scale", "v_scale"]];
+        let attention = self.name(SELF_ATTN);
+        let names = spellings.map(|names| names.map(|name| format!("{attention}.{name}")));
+        let found = names.into_iter().find(|[key, _]| self.decoder.has(key))?;
+        Some(found.map(|name| WeightSpec::whole(name, vec![1])))
     }
 
     /// The same with norms of each head of queries and keys.

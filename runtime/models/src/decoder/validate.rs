@@ -23,8 +23,6 @@ const MAX_VOCAB: usize = 1 << 24;
 const MAX_CONTEXT: usize = 1 << 30;
 /// `transformers`' default for most families.
 const DEFAULT_ROPE_THETA: f64 = 10_000.0;
-/// Ways of quantising whose tensors tell what they are: readers take them one by one.
-const QUANT_METHODS: [&str; 4] = ["modelopt", "compressed-tensors", "mxfp4", "fp8"];
 
 /// Checks every figure of the config.
 ///
@@ -58,13 +56,6 @@ pub(super) fn dimensions(config: &DecoderConfig) -> Result<Dimensions, SpecError
 fn refuse_variants(config: &DecoderConfig) -> Result<(), SpecError> {
     if !matches!(config.hidden_act.as_str(), "silu" | "swish") {
         return Err(SpecError::unsupported("hidden_act", &config.hidden_act, "only silu is"));
-    }
-    if let Some(quantization) = config.quantization_config.as_ref().filter(|value| !value.is_null()) {
-        let method = quantization.get("quant_method").and_then(|method| method.as_str()).unwrap_or("without a name");
-        if !QUANT_METHODS.contains(&method) {
-            let supported = format!("only {} are", QUANT_METHODS.join(", "));
-            return Err(SpecError::unsupported("quantization_config", method, &supported));
-        }
     }
     let of_rope = config.rope_parameters.as_ref().and_then(|rope| rope.partial_rotary_factor);
     match config.partial_rotary_factor.or(of_rope) {

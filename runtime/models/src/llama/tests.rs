@@ -133,7 +133,6 @@ fn wrong_configs_are_refused_by_key() {
             "rope_scaling.low_freq_factor is 4, not below high_freq_factor 4",
         ),
         ("sliding_window", json!(4096), "sliding_window 4096 is not supported"),
-        ("quantization_config", json!({"quant_method": "gptq"}), "quantization_config gptq is not supported"),
         ("partial_rotary_factor", json!(0.5), "partial_rotary_factor 0.5 is not supported"),
         ("vocab_size", json!("many"), "config.json does not describe a LlamaForCausalLM"),
         ("vocab_size", json!(-1), "config.json does not describe a LlamaForCausalLM"),

@@ -26,7 +26,9 @@ impl Lowering<'_> {
             self.ops.push(Op::Rotary { buffer: key, num_heads: num_kv_heads, head_dim, table });
         }
         let (group, layer) = self.cache_layer(attention);
-        self.ops.push(Op::KvCacheAppend { key, value, group, layer, kv_scales: None });
+        let scales = attention.kv_scales.as_ref();
+        let kv_scales = scales.map(|[key, value]| (self.weight(key), self.weight(value)));
+        self.ops.push(Op::KvCacheAppend { key, value, group, layer, kv_scales });
         let sinks = attention.sinks.as_ref().map(|sinks| self.weight(sinks));
         self.ops.push(Op::PagedAttention { query, output, num_heads, scale, sinks, group, layer });
         self.linear(&attention.o_proj, output, normed);

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "this is test code, and skips are loud")]
 
+pub mod golden_model;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;

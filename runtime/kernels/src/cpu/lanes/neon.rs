@@ -163,13 +163,6 @@ impl<D: Dots> Neon<D> {
     }
 
     #[inline(always)]
-    fn widened(self, bytes: &[u8; LANES]) -> [uint32x4_t; 4] {
-        let bytes = neon!(vld1q_u8(bytes.as_ptr()));
-        let (low, high) = neon!((vmovl_u8(vget_low_u8(bytes)), vmovl_high_u8(bytes)));
-        neon!([vmovl_u16(vget_low_u16(low)), vmovl_high_u16(low), vmovl_u16(vget_low_u16(high)), vmovl_high_u16(high)])
-    }
-
-    #[inline(always)]
     fn group(self, activations: &[i8; 4]) -> int8x16_t {
         neon!(vreinterpretq_s8_s32(vdupq_n_s32(i32::from_ne_bytes(activations.map(|x| x as u8)))))
     }
@@ -204,30 +197,36 @@ impl<D: Dots> Lanes for Neon<D> {
     }
     #[inline(always)]
     fn load_e4m3_256ths(self, codes: &[u8; LANES]) -> Self::Floats {
-        let codes = neon!(vld1q_s8(codes.as_ptr().cast()));
         // The sign goes to bit 15, exponent and mantissa behind bit 14.
-        let words = neon!([vmovl_s8(vget_low_s8(codes)), vmovl_high_s8(codes)]);
-        let mask = neon!(vdupq_n_u16(!(1 << 14)));
-        let low = neon!(vandq_u16(vreinterpretq_u16_s16(vshlq_n_s16::<7>(words[0])), mask));
-        let high = neon!(vandq_u16(vreinterpretq_u16_s16(vshlq_n_s16::<7>(words[1])), mask));
-        let halves = neon!([vget_low_u16(low), vget_high_u16(low), vget_low_u16(high), vget_high_u16(high)]);
-        let halves = quarters!(vreinterpret_f16_u16, halves);
+        let words = neon!({
+            let (codes, behind) = (vld1q_s8(codes.as_ptr().cast()), vdupq_n_s16(!(1 << 14)));
+            let low = vandq_s16(vshll_n_s8::<7>(vget_low_s8(codes)), behind);
+            let high = vandq_s16(vshll_high_n_s8::<7>(codes), behind);
+            [vget_low_s16(low), vget_high_s16(low), vget_low_s16(high), vget_high_s16(high)]
+        });
+        let halves = quarters!(vreinterpret_f16_s16, words);
         quarters!(vcvt_f32_f16, halves)
     }
     #[inline(always)]
     fn load_e8m0(self, codes: &[u8; LANES]) -> Self::Floats {
+        let codes = neon!({
+            let codes = vld1q_u8(codes.as_ptr());
+            let (low, high) = (vmovl_u8(vget_low_u8(codes)), vmovl_high_u8(codes));
+            [vmovl_u16(vget_low_u16(low)), vmovl_high_u16(low), vmovl_u16(vget_low_u16(high)), vmovl_high_u16(high)]
+        });
         // 2^-127 is below the normal numbers.
-        let (words, smallest) = (self.widened(codes), [neon!(vdupq_n_u32(1 << 22)); 4]);
-        let words = quarters!(vshlq_n_u32::<23>, words);
-        let words = quarters!(vmaxq_u32, words, smallest);
-        quarters!(vreinterpretq_f32_u32, words)
+        let smallest = [neon!(vdupq_n_u32(1 << 22)); 4];
+        let bits = quarters!(vshlq_n_u32::<23>, codes);
+        let bits = quarters!(vmaxq_u32, bits, smallest);
+        quarters!(vreinterpretq_f32_u32, bits)
     }
     #[inline(always)]
     fn load_i8(self, values: &[i8; LANES]) -> Self::Floats {
-        let values = neon!(vld1q_s8(values.as_ptr()));
-        let (low, high) = neon!((vmovl_s8(vget_low_s8(values)), vmovl_high_s8(values)));
-        let words =
-            neon!([vmovl_s16(vget_low_s16(low)), vmovl_high_s16(low), vmovl_s16(vget_low_s16(high)), vmovl_high_s16(high)]);
+        let words = neon!({
+            let values = vld1q_s8(values.as_ptr());
+            let (low, high) = (vmovl_s8(vget_low_s8(values)), vmovl_high_s8(values));
+            [vmovl_s16(vget_low_s16(low)), vmovl_high_s16(low), vmovl_s16(vget_low_s16(high)), vmovl_high_s16(high)]
+        });
         quarters!(vcvtq_f32_s32, words)
     }
     #[inline(always)]
@@ -341,10 +340,11 @@ impl<D: Dots> Lanes for Neon<D> {
         let table = [neon!(vld1q_u8(table.as_ptr())); 4];
         quarters!(vqtbl1q_u8, table, a)
     }
+    /// A shift to the left by a negative count goes to the right.
     #[inline(always)]
     fn or_bits(self, low: Self::Bytes, bits: Self::Bytes, shift: i32, mask: u8) -> Self::Bytes {
-        let (shift, mask) = ([neon!(vdupq_n_s8(-shift as i8)); 4], [neon!(vdupq_n_u8(mask)); 4]);
-        let shifted = quarters!(vshlq_u8, bits, shift);
+        let (count, mask) = ([neon!(vdupq_n_s8(-shift as i8)); 4], [neon!(vdupq_n_u8(mask)); 4]);
+        let shifted = quarters!(vshlq_u8, bits, count);
         let masked = quarters!(vandq_u8, shifted, mask);
         quarters!(vorrq_u8, low, masked)
     }

@@ -1,0 +1,94 @@
+//! The tiny checkpoints that `golden/record_tiny_models.py` made, computed whole, in chunks and in a batch, against the
+//! logits that transformers gave for them.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "this is test code, helpers included")]
+
+mod common;
+
+use common::golden_model::{Distance, GoldenModel, Running};
+use kindling_kernels::{Backend, CpuBackend, PrepareError, ReferenceBackend};
+
+/// Folder, file in it or nothing, and what the `cpu` backend says that it lacks. An entry that it can compute fails.
+const CASES: &[(&str, &str, Option<&str>)] = &[
+    ("tiny_llama", "", None),
+    ("tiny_llama", "model.gguf", None),
+    ("tiny_llama_llama3", "", None),
+    ("tiny_llama_tied", "", None),
+    ("tiny_mistral", "", None),
+    ("tiny_qwen2", "", Some("YaRN")),
+    ("tiny_qwen2", "model.gguf", Some("YaRN")),
+    ("tiny_qwen3", "", Some("norms of heads, without weight or with an offset")),
+    ("tiny_qwen3", "model.gguf", Some("norms of heads, without weight or with an offset")),
+    ("tiny_qwen3_window", "", Some("norms of heads, without weight or with an offset")),
+    ("tiny_qwen3_moe", "", Some("the shape of model.layers.0.mlp.experts.gate_proj")),
+    ("tiny_qwen3_moe", "model.gguf", Some("the shape of blk.0.ffn_gate_exps.weight")),
+    ("tiny_qwen3_moe_fused", "", Some("the shape of model.layers.1.mlp.experts.gate_proj")),
+];
+
+/// What `reference` may differ by. Measured on 2026-11-22: 1.72e-5 and 2.72e-6 at most, of logits that are recorded to 6
+/// digits and reach 18.
+const REFERENCE: Distance = Distance { greatest: 5e-5, mean: 8e-6 };
+/// What `cpu` may differ by: it rounds activations, keys and values to 16 bits. Measured on 2026-11-22 with AVX-512:
+/// 1.04e-2 and 1.70e-3 at most.
+const CPU: Distance = Distance { greatest: 0.03, mean: 0.005 };
+
+fn check(what: &str, golden: &GoldenModel, logits: &[Vec<f32>], tolerance: Distance) {
+    let found = golden.distance(logits);
+    println!("{what}: greatest {:.2e}, mean {:.2e}", found.greatest, found.mean);
+    let is_near = found.greatest <= tolerance.greatest && found.mean <= tolerance.mean;
+    assert!(is_near, "{what}: {found:?} is more than {tolerance:?}");
+}
+
+/// Every way to cut and batch the prompt.
+fn check_passes(name: &str, golden: &GoldenModel, running: &mut Running, tolerance: Distance) {
+    let tokens = &golden.tokens;
+    check(&format!("{name} whole"), golden, &running.whole(tokens), tolerance);
+    for cut in [1, 7, 16] {
+        check(&format!("{name} cut at {cut}"), golden, &running.chunked(tokens, &[cut]), tolerance);
+        check(&format!("{name} batched, cut at {cut}"), golden, &running.batched(tokens, cut), tolerance);
+    }
+    let each: Vec<usize> = (1..tokens.len()).collect();
+    check(&format!("{name} token by token"), golden, &running.chunked(tokens, &each), tolerance);
+}
+
+fn prepared(golden: &GoldenModel, backend: &dyn Backend, name: &str) -> Running {
+    golden.prepare(backend).unwrap_or_else(|error| panic!("{name}: {error:?}"))
+}
+
+#[test]
+fn reference_gives_the_recorded_logits_and_greedy_tokens() {
+    for (folder, file, _) in CASES {
+        let name = format!("reference {folder}/{file}");
+        let golden = GoldenModel::open(folder, file);
+        let mut running = prepared(&golden, &ReferenceBackend, &name);
+        check_passes(&name, &golden, &mut running, REFERENCE);
+        assert_eq!(running.greedy(&golden.tokens, golden.greedy.len()), golden.greedy, "{name}");
+    }
+}
+
+#[test]
+fn cpu_gives_the_recorded_logits_or_says_what_it_lacks() {
+    for (folder, file, lacking) in CASES {
+        let name = format!("cpu {folder}/{file}");
+        let golden = GoldenModel::open(folder, file);
+        match (golden.prepare(&CpuBackend::new()), lacking) {
+            (Ok(mut running), None) => check_passes(&name, &golden, &mut running, CPU),
+            (Ok(_), Some(lacking)) => panic!("{name}: no longer lacks {lacking}, take it off the list"),
+            (Err(PrepareError::Unsupported { what, .. }), Some(lacking)) if what == *lacking => {
+                println!("cpu refuses {folder}/{file}: {what}");
+            }
+            (Err(error), lacking) => panic!("{name}: {error:?}, expected to lack {lacking:?}"),
+        }
+    }
+}
+
+#[test]
+fn experts_are_counted_in_all_and_by_token() {
+    for file in ["", "model.gguf"] {
+        let facts = GoldenModel::open("tiny_qwen3_moe", file).opened.facts;
+        let experts = 2 * 8 * 3 * 32 * 64;
+        assert_eq!(facts.parameters - facts.active_parameters, experts / 8 * 6, "2 of 8 experts for each token");
+        assert_eq!(facts.quantization, "BF16");
+    }
+    let dense = GoldenModel::open("tiny_qwen3", "").opened.facts;
+    assert_eq!(dense.parameters, dense.active_parameters);
+}
