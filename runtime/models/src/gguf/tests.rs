@@ -257,7 +257,7 @@ fn a_file_that_shrinks_or_fails_later_gives_an_error_with_the_tensor() {
     assert!(matches!(error, WeightError::Read { ref source, .. } if source.kind() == io::ErrorKind::UnexpectedEof));
     assert!(matches!(weights.read("none", &mut []), Err(WeightError::Missing { .. })));
     let wrong = weights.read("output_norm.weight", &mut [0; 3]).unwrap_err();
-    assert_eq!(wrong.source().unwrap().to_string(), "the buffer has 3 bytes, the tensor 128");
+    assert_eq!(wrong.source().unwrap().to_string(), "the buffer has 3 bytes for rows 0..1 of 1, 128 bytes each");
 }
 
 #[test]
