@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::ValueEnum;
+use clap::{ArgAction, ValueEnum};
 use kindling_runtime::{BackendKind, Listeners, RuntimeConfig, Script};
 use tokio::net::TcpListener;
 
@@ -64,6 +64,12 @@ pub struct MachineArgs {
     /// Read weights no faster than this, to spare a disk that others use [default: as fast as it goes]
     #[arg(long, value_name = "BYTES")]
     read_bytes_per_second: Option<u64>,
+    /// Whether requests begin with what others of the same beginning have computed.
+    #[arg(long, default_value_t = true, action = ArgAction::Set, value_name = "true|false", env = "KINDLING_PREFIX_CACHE")]
+    prefix_cache: bool,
+    /// Tokens to guess ahead per step from what the text has had before; changes no answer. 0 guesses none.
+    #[arg(long, default_value_t = 0, value_name = "TOKENS", env = "KINDLING_SPECULATIVE_TOKENS")]
+    speculative_tokens: usize,
 }
 
 /// The backends by name.
@@ -76,9 +82,11 @@ enum BackendArg {
 impl MachineArgs {
     /// Completes a configuration.
     pub fn apply(&self, config: &mut RuntimeConfig) -> anyhow::Result<()> {
-        let Self { threads, backend, script, read_bytes_per_second } = self;
+        let Self { threads, backend, script, read_bytes_per_second, prefix_cache, speculative_tokens } = self;
         config.num_threads = *threads;
         config.read_bytes_per_second = *read_bytes_per_second;
+        config.prefix_cache = *prefix_cache;
+        config.speculative_tokens = *speculative_tokens;
         config.backend = match backend {
             BackendArg::Cpu => BackendKind::Cpu,
             BackendArg::Reference => BackendKind::Reference,

@@ -50,6 +50,10 @@ pub struct RuntimeConfig {
     pub kv_tokens: Option<usize>,
     /// Tokens per step, over all sequences.
     pub max_batched_tokens: usize,
+    /// Whether requests begin with what others of the same beginning have computed.
+    pub prefix_cache: bool,
+    /// Tokens to guess ahead per step, over all sequences; 0 guesses none.
+    pub speculative_tokens: usize,
     /// What computes.
     pub backend: BackendKind,
     /// Says what the model says, in place of its weights.
@@ -101,6 +105,8 @@ impl RuntimeConfig {
             max_concurrency: 4,
             kv_tokens: None,
             max_batched_tokens: 512,
+            prefix_cache: true,
+            speculative_tokens: 0,
             backend: BackendKind::Cpu,
             script: None,
             num_threads: None,
@@ -144,7 +150,7 @@ impl RuntimeConfig {
         Ok(Limits {
             max_tokens_per_step: self.max_batched_tokens,
             max_sequences: self.max_concurrency,
-            max_logits_per_step: self.max_concurrency,
+            max_logits_per_step: self.max_concurrency.saturating_add(self.speculative_tokens),
             max_context: asked.min(num_blocks * BLOCK_SIZE),
             block_size: BLOCK_SIZE,
             num_blocks: groups.iter().map(|group| self.blocks_of(group, num_blocks)).collect(),
@@ -153,10 +159,16 @@ impl RuntimeConfig {
         })
     }
 
-    /// A recurrent group has a slot for each sequence, and as many for snapshots.
+    /// A window group has the blocks that each sequence can see, and of a step after them; a recurrent group has a slot
+    /// for each sequence, and as many for snapshots.
     fn blocks_of(&self, group: &CacheGroupSpec, num_blocks: usize) -> usize {
         match group.kind {
-            CacheGroupKind::Full | CacheGroupKind::Window { .. } => num_blocks,
+            CacheGroupKind::Full => num_blocks,
+            CacheGroupKind::Window { window } => {
+                // One more: neither end need be at the border of a block.
+                let of_one = window.saturating_add(self.max_batched_tokens).div_ceil(BLOCK_SIZE) + 1;
+                num_blocks.min(of_one.saturating_mul(self.max_concurrency))
+            }
             CacheGroupKind::Recurrent { .. } => self.max_concurrency.saturating_mul(2),
         }
     }
@@ -173,6 +185,17 @@ mod tests {
     fn two_full_contexts_are_kept_by_default() {
         let limits = RuntimeConfig::new("model.gguf").limits(1000, &FULL).unwrap();
         assert_eq!((limits.max_context, limits.num_blocks), (1000, vec![125]));
+    }
+
+    #[test]
+    fn a_window_group_has_what_its_sequences_can_see() {
+        let [full] = FULL;
+        let window = CacheGroupSpec { kind: CacheGroupKind::Window { window: 100 }, ..full.clone() };
+        let groups = [full, window];
+        let config = RuntimeConfig { max_batched_tokens: 60, ..RuntimeConfig::new("model.gguf") };
+        // 160 tokens touch 11 blocks at most; four sequences.
+        assert_eq!(config.limits(10_000, &groups).unwrap().num_blocks, [1250, 44]);
+        assert_eq!(config.limits(200, &groups).unwrap().num_blocks, [25, 25], "never more than a full one");
     }
 
     #[test]

@@ -168,6 +168,7 @@ impl State {
         unable.into_iter().chain(lost).for_each(|(id, reason)| self.fail(id, grammar_failed(&reason)));
         let sampled = self.parts.engine.sample(&plan, &self.logits, self.parts.vocab_size, &masks);
         let events = self.parts.engine.complete(&plan, sampled);
+        self.note_guesses(&plan, &events);
         self.deliver(events);
         Ok(())
     }
@@ -198,11 +199,22 @@ impl State {
 
     fn note_scheduled(&mut self, plan: &StepPlan) {
         let metrics = &self.parts.shared.metrics;
-        metrics.preemptions_total.inc_by(plan.preempted.len() as u64);
         let now = Instant::now();
         for planned in &plan.sequences {
             if let Some(request) = self.live.get_mut(&planned.id.request) {
-                request.is_scheduled(planned.id.index, now, metrics);
+                request.is_scheduled(planned, now, metrics);
+            }
+        }
+        // Who has to wait is told so much: their clients then know that they are in.
+        self.live.values_mut().for_each(LiveRequest::tell_prompt);
+    }
+
+    fn note_guesses(&mut self, plan: &StepPlan, events: &[Event]) {
+        for planned in plan.sequences.iter().filter(|planned| planned.num_drafts > 0) {
+            let is_of = |event: &&Event| matches!(event, Event::Token { sequence, .. } if *sequence == planned.id);
+            let num_tokens = events.iter().filter(is_of).count();
+            if let Some(request) = self.live.get_mut(&planned.id.request) {
+                request.guessed(planned.id.index, planned.num_drafts, num_tokens.saturating_sub(1));
             }
         }
     }

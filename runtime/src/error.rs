@@ -42,6 +42,9 @@ pub enum LoadError {
     /// The configuration does not suit the model.
     #[error("configure the runtime")]
     Config(#[from] ConfigError),
+    /// The engine cannot do for this model what it was told to do.
+    #[error("configure the engine")]
+    Engine(#[from] kindling_engine::ConfigError),
     /// Weights or memory could not be had.
     #[error("prepare the {backend} backend")]
     Prepare {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kindling_engine::{FinishReason as Ended, Logprobs, Sampled};
+use kindling_engine::{FinishReason as Ended, Logprobs, PlannedSequence, Sampled};
 use kindling_models::Tokenizer;
 use kindling_proto::v1::delta::Kind;
 use kindling_proto::v1::generate_response::Event;
-use kindling_proto::v1::{Delta, Finish, FinishReason, TokenLogprob, TopLogprob, Usage};
+use kindling_proto::v1::{Delta, Finish, FinishReason, PromptInfo, TokenLogprob, TopLogprob, Usage};
 use tonic::Status;
 
 use crate::admission::Admitted;
@@ -21,7 +21,8 @@ pub struct LiveRequest {
     admitted: Admitted,
     outbox: Outbox,
     tokenizer: Arc<Tokenizer>,
-    prompt_tokens: u32,
+    prompt_info: PromptInfo,
+    is_prompt_told: bool,
     arrived: Instant,
     sequences: Vec<LiveSequence>,
     /// Made, but not sent yet.
@@ -36,8 +37,8 @@ pub struct Arrival {
     pub outbox: Outbox,
     /// Completions wanted.
     pub num_sequences: u32,
-    /// Tokens of its prompt.
-    pub prompt_tokens: u32,
+    /// What the client is told of its prompt, all but the cached tokens.
+    pub prompt_info: PromptInfo,
     /// End a completion.
     pub stop_strings: Vec<String>,
     /// How the answers begin.
@@ -51,6 +52,8 @@ struct LiveSequence {
     split: ReasoningSplit,
     completion_tokens: u32,
     reasoning_tokens: u32,
+    draft_tokens: u32,
+    accepted_draft_tokens: u32,
     first_step: Option<Instant>,
     first_token: Option<Instant>,
     last_token: Option<Instant>,
@@ -90,12 +93,14 @@ impl LiveSequence {
 impl LiveRequest {
     /// Has no tokens yet.
     pub fn new(arrival: Arrival, tokenizer: &Arc<Tokenizer>) -> Self {
-        let Arrival { admitted, outbox, num_sequences, prompt_tokens, stop_strings, reading, arrived } = arrival;
+        let Arrival { admitted, outbox, num_sequences, prompt_info, stop_strings, reading, arrived } = arrival;
         let sequence = |_| LiveSequence {
             text: OutputText::new(tokenizer, &stop_strings),
             split: ReasoningSplit::new(reading),
             completion_tokens: 0,
             reasoning_tokens: 0,
+            draft_tokens: 0,
+            accepted_draft_tokens: 0,
             first_step: None,
             first_token: None,
             last_token: None,
@@ -103,7 +108,7 @@ impl LiveRequest {
         };
         let sequences = (0..num_sequences).map(sequence).collect();
         let (tokenizer, pending) = (Arc::clone(tokenizer), Vec::new());
-        Self { admitted, outbox, tokenizer, prompt_tokens, arrived, sequences, pending }
+        Self { admitted, outbox, tokenizer, prompt_info, is_prompt_told: false, arrived, sequences, pending }
     }
 
     /// Name for logs.
@@ -111,17 +116,41 @@ impl LiveRequest {
         &self.admitted.name
     }
 
-    /// A step has tokens of this completion; the first one ends its time in the queue.
-    pub fn is_scheduled(&mut self, index: u32, now: Instant, metrics: &Metrics) {
-        let sequence = &mut self.sequences[index as usize];
-        if sequence.first_step.is_none() {
-            sequence.first_step = Some(now);
-            metrics.request_queue_seconds.observe((now - self.arrived).as_secs_f64());
+    /// A step has tokens of a completion; the first one ends its time in the queue.
+    pub fn is_scheduled(&mut self, planned: &PlannedSequence, now: Instant, metrics: &Metrics) {
+        let sequence = &mut self.sequences[planned.id.index as usize];
+        if sequence.first_step.is_some() {
+            return;
         }
+        sequence.first_step = Some(now);
+        metrics.request_queue_seconds.observe((now - self.arrived).as_secs_f64());
+        // Of the first completion: what the others find in the cache it has put there itself.
+        if planned.id.index == 0 {
+            self.prompt_info.cached_tokens = u32::try_from(planned.cached_tokens).unwrap_or(u32::MAX);
+        }
+        self.tell_prompt();
+    }
+
+    /// Tells the client that its request is in, and what is known of its prompt; once.
+    pub fn tell_prompt(&mut self) {
+        if !std::mem::replace(&mut self.is_prompt_told, true) {
+            self.outbox.send(Event::Prompt(self.prompt_info));
+        }
+    }
+
+    /// Takes in how many tokens were guessed ahead, and how many of them were right.
+    pub fn guessed(&mut self, index: u32, num_drafts: usize, num_accepted: usize) {
+        let sequence = &mut self.sequences[index as usize];
+        sequence.draft_tokens += num_drafts as u32;
+        sequence.accepted_draft_tokens += num_accepted as u32;
     }
 
     /// Takes a token. Returns true if its text holds a stop string, so that the engine must end the completion.
     pub fn token(&mut self, index: u32, sampled: Sampled, ended: Option<Ended>, metrics: &Metrics) -> bool {
+        // Guesses that were right come several at a time, also after a stop string.
+        if self.sequences[index as usize].is_finished {
+            return false;
+        }
         let Sampled { token_id, logprobs } = sampled;
         self.measure(index, Instant::now(), metrics);
         let sequence = &mut self.sequences[index as usize];
@@ -158,6 +187,7 @@ impl LiveRequest {
 
     /// Sends what was made since the last time; returns `None` once that was the last of it.
     pub fn flush(mut self) -> Option<Self> {
+        self.tell_prompt();
         let is_finished = self.sequences.iter().all(|sequence| sequence.is_finished);
         if !is_finished {
             self.pending.drain(..).for_each(|event| self.outbox.send(event));
@@ -230,13 +260,15 @@ impl LiveRequest {
         };
         let queue_end = sequence.first_step.or(Some(Instant::now()));
         Usage {
-            prompt_tokens: self.prompt_tokens,
-            cached_tokens: 0,
+            prompt_tokens: self.prompt_info.prompt_tokens,
+            cached_tokens: self.prompt_info.cached_tokens,
             completion_tokens: sequence.completion_tokens,
             reasoning_tokens: sequence.reasoning_tokens,
             queue_seconds: between(Some(self.arrived), queue_end),
             prefill_seconds: between(sequence.first_step, sequence.first_token),
             decode_seconds: between(sequence.first_token, sequence.last_token),
+            draft_tokens: sequence.draft_tokens,
+            accepted_draft_tokens: sequence.accepted_draft_tokens,
         }
     }
 

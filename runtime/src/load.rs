@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use kindling_engine::{Engine, EngineConfig};
-use kindling_kernels::{Backend, Limits, LoadProgress, Plan, WeightSource};
+use kindling_engine::{Engine, EngineConfig, GroupConfig, GroupKind, Speculation};
+use kindling_kernels::{Backend, CacheGroupKind, Limits, LoadProgress, Plan, WeightSource};
 use kindling_models::{ModelFacts, OpenModel};
 
 use crate::decode_reads::DecodeReads;
@@ -30,6 +30,9 @@ pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, L
     let plan = spec.lower();
     let limits = config.limits(facts.context_length, &plan.cache_groups)?;
     announce(shared, &facts, &limits);
+    // Before the long part: what it refuses is known without any weights.
+    let eos_token_ids = tokenizer.end_of_generation().to_vec();
+    let engine = Engine::new(engine_config(shared, &plan, &limits, eos_token_ids))?;
 
     let weights: Arc<dyn WeightSource> = match config.read_bytes_per_second {
         Some(rate) => Arc::new(ThrottledWeights::new(weights, rate)),
@@ -53,20 +56,12 @@ pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, L
         "model is ready"
     );
 
-    let eos_token_ids = tokenizer.end_of_generation().to_vec();
-    let engine = Engine::new(engine_config(shared, &plan, &limits, eos_token_ids));
     let max_model_len = engine.max_context();
     shared.set_load(engine.load());
     let vocab_size = plan.vocab_size;
     let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
-    let loaded = LoadedModel {
-        tokenizer: Arc::clone(&tokenizer),
-        chat_template,
-        dialect,
-        grammars,
-        vocab_size,
-        max_model_len,
-    };
+    let loaded =
+        LoadedModel { tokenizer: Arc::clone(&tokenizer), chat_template, dialect, grammars, vocab_size, max_model_len };
     shared.set_phase(Phase::Ready(Arc::new(loaded)));
     Ok(EngineLoop { shared: Arc::clone(shared), model, player, engine, tokenizer, vocab_size })
 }
@@ -98,16 +93,31 @@ fn announce(shared: &Shared, facts: &ModelFacts, limits: &Limits) {
     let _ = shared.description.set(description);
 }
 
+/// Steps of waiting that make up for one level of priority: some ten seconds of a busy machine.
+const AGING_STEPS: u32 = 256;
+/// Tokens that must agree with an earlier place before a guess is made: two agree by chance too often.
+const MIN_MATCH: usize = 3;
+
 fn engine_config(shared: &Shared, plan: &Plan, limits: &Limits, eos_token_ids: Vec<u32>) -> EngineConfig {
+    let groups = plan.cache_groups.iter().zip(&limits.num_blocks).map(|(group, num_blocks)| GroupConfig {
+        kind: match group.kind {
+            CacheGroupKind::Full => GroupKind::Full,
+            CacheGroupKind::Window { window } => GroupKind::Window { window },
+            CacheGroupKind::Recurrent { .. } => GroupKind::Recurrent,
+        },
+        num_blocks: u32::try_from(*num_blocks).expect("the configuration should limit the number of blocks"),
+    });
+    let max_draft_tokens = shared.config.speculative_tokens;
     EngineConfig {
-        num_cache_groups: plan.cache_groups.len(),
-        num_blocks: u32::try_from(limits.num_blocks.iter().copied().min().unwrap_or(1))
-            .expect("the configuration should limit the number of blocks"),
+        groups: groups.collect(),
         block_size: limits.block_size,
         max_context: limits.max_context,
         max_running: limits.max_sequences,
         max_waiting: shared.config.max_waiting,
         max_batched_tokens: limits.max_tokens_per_step,
+        aging_steps: AGING_STEPS,
+        prefix_cache: shared.config.prefix_cache,
+        speculation: (max_draft_tokens > 0).then_some(Speculation { max_draft_tokens, min_match: MIN_MATCH }),
         eos_token_ids,
     }
 }

@@ -1,6 +1,8 @@
 //! What the runtime measures, in Prometheus' text format. A registry of its own, no globals.
 
-use kindling_engine::Load;
+use std::sync::{Mutex, PoisonError};
+
+use kindling_engine::{Counters, Load};
 use kindling_kernels::MemoryUse;
 use prometheus::core::Collector;
 use prometheus::{
@@ -42,10 +44,16 @@ pub struct Metrics {
     pub grammar_mask_seconds: Histogram,
     /// From a form to a grammar, the wait for a place included.
     pub grammar_compile_seconds: Histogram,
-    /// Sequences that lost their blocks and were computed again.
-    pub preemptions_total: IntCounter,
     /// From start to ready.
     pub model_load_seconds: Gauge,
+    preemptions_total: IntCounter,
+    prefix_cache_queries_total: IntCounter,
+    prefix_cache_hits_total: IntCounter,
+    kv_cache_evictions_total: IntCounter,
+    spec_decode_draft_tokens_total: IntCounter,
+    spec_decode_accepted_tokens_total: IntCounter,
+    /// The engine counts by itself; these have been added to the metrics.
+    counted: Mutex<Counters>,
     requests_running: IntGauge,
     requests_waiting: IntGauge,
     kv_cache_usage_ratio: Gauge,
@@ -112,6 +120,21 @@ impl Metrics {
                 COMPILE_SECONDS,
             ),
             preemptions_total: counter("preemptions_total", "Completions that lost their KV blocks for a while."),
+            prefix_cache_queries_total: counter(
+                "prefix_cache_queries_total",
+                "Tokens of prompts that were looked up in the prefix cache.",
+            ),
+            prefix_cache_hits_total: counter("prefix_cache_hits_total", "Tokens of prompts that the prefix cache had."),
+            kv_cache_evictions_total: counter(
+                "kv_cache_evictions_total",
+                "Cached KV blocks and states that made room for others.",
+            ),
+            spec_decode_draft_tokens_total: counter("spec_decode_draft_tokens_total", "Tokens guessed ahead."),
+            spec_decode_accepted_tokens_total: counter(
+                "spec_decode_accepted_tokens_total",
+                "Tokens guessed ahead that were right.",
+            ),
+            counted: Mutex::default(),
             model_load_seconds: gauge("model_load_seconds", "From start to ready."),
             requests_running: int_gauge("requests_running", "Completions that hold KV blocks."),
             requests_waiting: int_gauge("requests_waiting", "Completions that wait for KV blocks."),
@@ -131,6 +154,22 @@ impl Metrics {
         self.kv_cache_usage_ratio.set(load.blocks_used as f64 / load.blocks_total.max(1) as f64);
         for (state, count) in [("used", load.blocks_used), ("free", load.blocks_total - load.blocks_used)] {
             self.kv_cache_blocks.with_label_values(&[state]).set(gauge_value(count));
+        }
+        self.count(load.counters);
+    }
+
+    fn count(&self, counters: Counters) {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *counted, counters);
+        for (metric, after, before) in [
+            (&self.preemptions_total, counters.preemptions, before.preemptions),
+            (&self.prefix_cache_queries_total, counters.prefix_cache_queries, before.prefix_cache_queries),
+            (&self.prefix_cache_hits_total, counters.prefix_cache_hits, before.prefix_cache_hits),
+            (&self.kv_cache_evictions_total, counters.evictions, before.evictions),
+            (&self.spec_decode_draft_tokens_total, counters.draft_tokens, before.draft_tokens),
+            (&self.spec_decode_accepted_tokens_total, counters.accepted_tokens, before.accepted_tokens),
+        ] {
+            metric.inc_by(after.saturating_sub(before));
         }
     }
 
@@ -186,11 +225,15 @@ mod tests {
     #[test]
     fn every_metric_has_the_runtimes_prefix() {
         let metrics = Metrics::new();
-        metrics.set_load(Load { num_running: 1, num_waiting: 2, blocks_used: 3, blocks_total: 12 });
+        let counters = |prefix_cache_hits| Counters { prefix_cache_hits, ..Counters::default() };
+        let load = Load { num_running: 1, num_waiting: 2, blocks_used: 3, blocks_total: 12, counters: counters(5) };
+        metrics.set_load(load);
+        metrics.set_load(Load { counters: counters(7), ..load });
         metrics.set_memory(MemoryUse::default());
         metrics.requests_total.with_label_values(&["stop"]).inc();
         let text = metrics.encode();
         assert!(text.contains("kindling_runtime_kv_cache_usage_ratio 0.25"));
+        assert!(text.contains("kindling_runtime_prefix_cache_hits_total 7"));
         assert!(text.contains("kindling_runtime_requests_total{finish_reason=\"stop\"} 1"));
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             assert!(line.starts_with("kindling_runtime_"), "{line}");

@@ -112,6 +112,9 @@ fn request(id: u64, prompt: Vec<u32>, max_tokens: usize) -> Request {
         stop_token_ids: Vec::new(),
         ignore_eos: true,
         priority: 0,
+        // Made-up tokens are measured as if nobody had seen them before.
+        prefix_cache: None,
+        speculate: false,
         sampling: SamplingParams::default(),
     }
 }

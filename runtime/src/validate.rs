@@ -2,9 +2,9 @@
 
 use std::fmt::Display;
 
-use kindling_engine::SamplingParams;
+use kindling_engine::{CacheScope, SamplingParams};
 use kindling_proto::v1::structured_output::Kind;
-use kindling_proto::v1::{GenerateRequest, Sampling, Stopping, StructuredOutput};
+use kindling_proto::v1::{GenerateRequest, PrefixCache, Sampling, Stopping, StructuredOutput};
 
 use crate::grammar::Form;
 use crate::refusal::Refusal;
@@ -19,6 +19,8 @@ pub const MAX_STOP_STRINGS: usize = 16;
 pub const MAX_STOP_STRING_BYTES: usize = 1024;
 /// Stop tokens per request: each is compared with each generated token.
 pub const MAX_STOP_TOKENS: usize = 1024;
+/// Bytes of salt and keys of the prefix cache: they are kept and hashed with each request.
+pub const MAX_CACHE_KEY_BYTES: usize = 64 * 1024;
 
 /// What a request asks for beside its prompt, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +35,8 @@ pub struct Generation {
     pub stop_token_ids: Vec<u32>,
     /// Go on past the model's own end.
     pub ignore_eos: bool,
+    /// Whom it shares cached prefixes with, if with anyone.
+    pub prefix_cache: Option<CacheScope>,
     /// How to choose tokens.
     pub sampling: SamplingParams,
     /// What the output must look like; checked when it is compiled.
@@ -62,6 +66,7 @@ pub fn generation(request: &GenerateRequest, vocab_size: usize, fresh_seed: u64)
         stop_strings: stopping.stop_strings.clone(),
         stop_token_ids: stopping.stop_token_ids.clone(),
         ignore_eos: stopping.ignore_eos,
+        prefix_cache: prefix_cache(request.prefix_cache.as_ref())?,
         sampling: SamplingParams { logprobs: logprobs.map(|count| count as usize), ..sampling },
         form: request.structured_output.as_ref().map(form).transpose()?,
     })
@@ -88,6 +93,16 @@ pub fn fits(num_sequences: u32, num_places: usize) -> Result<(), Refusal> {
         return refuse("n", num_sequences, format!("at most {num_places} are possible"));
     }
     Ok(())
+}
+
+fn prefix_cache(prefix_cache: Option<&PrefixCache>) -> Result<Option<CacheScope>, Refusal> {
+    let Some(PrefixCache { bypass, salt, extra_keys }) = prefix_cache else { return Ok(Some(CacheScope::default())) };
+    let num_bytes = extra_keys.iter().chain([salt]).map(String::len).sum::<usize>();
+    if num_bytes > MAX_CACHE_KEY_BYTES {
+        let size = format!("{num_bytes} bytes long in all");
+        return refuse("prefix_cache", size, format!("at most {MAX_CACHE_KEY_BYTES} are possible"));
+    }
+    Ok((!bypass).then(|| CacheScope { salt: salt.clone(), extra_keys: extra_keys.clone() }))
 }
 
 fn sampling(sampling: &Sampling, vocab_size: usize, fresh_seed: u64) -> Result<SamplingParams, Refusal> {
@@ -217,6 +232,23 @@ mod tests {
         assert_eq!(
             sampling_refusal(|s| s.repetition_penalty = Some(0.0)),
             "repetition_penalty is 0, it must be greater than 0"
+        );
+    }
+
+    #[test]
+    fn prefixes_are_shared_within_a_salt_unless_a_request_keeps_out() {
+        let shared = |prefix_cache| {
+            let request = GenerateRequest { prefix_cache, ..GenerateRequest::default() };
+            generation(&request, 100, 1).unwrap().prefix_cache
+        };
+        assert_eq!(shared(None), Some(CacheScope::default()));
+        assert_eq!(shared(Some(PrefixCache { bypass: true, ..PrefixCache::default() })), None);
+        let salted = shared(Some(PrefixCache { salt: "tenant".to_owned(), ..PrefixCache::default() }));
+        assert_eq!(salted.unwrap().salt, "tenant");
+        let long = Some(PrefixCache { salt: "x".repeat(70_000), ..PrefixCache::default() });
+        assert_eq!(
+            refusal(|r| r.prefix_cache = long),
+            "prefix_cache is 70000 bytes long in all, at most 65536 are possible"
         );
     }
 

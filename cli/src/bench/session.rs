@@ -52,7 +52,7 @@ pub struct Outcome {
 struct Clock {
     started: Instant,
     limit: Duration,
-    /// Prompt tokens per second of the last row, its decoding included.
+    /// Prompt tokens per second of the last row, its decoding and all sides included.
     pace: Option<f64>,
 }
 
@@ -98,7 +98,7 @@ impl Session {
                 eprintln!("run {} of {}: {} tokens, streams: {}", run + 1, self.runs, cell.context, cell.concurrency);
                 let row_started = Instant::now();
                 self.measure_cell(run, cell, &mut outcome.rows[index]).await?;
-                clock.note(cell, row_started.elapsed() / self.sides.len() as u32);
+                clock.note(cell, row_started.elapsed());
             }
             self.measure_agents(run, &mut outcome.agents).await?;
             outcome.runs = run + 1;

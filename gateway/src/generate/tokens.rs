@@ -14,6 +14,9 @@ pub struct Totals {
     pub cached_tokens: u32,
     pub completion_tokens: u32,
     pub reasoning_tokens: u32,
+    /// Guessed ahead, and how many of these were right.
+    pub draft_tokens: u32,
+    pub accepted_draft_tokens: u32,
     /// The longest of the choices: they run side by side.
     pub prefill_seconds: f64,
     pub decode_seconds: f64,
@@ -75,6 +78,8 @@ impl Tokens {
         }
         totals.completion_tokens += usage.completion_tokens;
         totals.reasoning_tokens += usage.reasoning_tokens;
+        totals.draft_tokens += usage.draft_tokens;
+        totals.accepted_draft_tokens += usage.accepted_draft_tokens;
         totals.prefill_seconds = totals.prefill_seconds.max(usage.prefill_seconds);
         totals.decode_seconds = totals.decode_seconds.max(usage.decode_seconds);
     }

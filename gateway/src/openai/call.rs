@@ -78,6 +78,7 @@ pub fn start(
         n,
         logprobs,
         structured_output: structured_output.clone(),
+        ..GenerateRequest::default()
     };
     let requests: Vec<_> = inputs.into_iter().enumerate().map(request).collect();
     tracing::debug!(request_id = record.request_id, id, model = found.canonical, "request goes to the runtime");

@@ -22,16 +22,26 @@ struct PromptDetails {
 #[derive(Serialize)]
 struct CompletionDetails {
     reasoning_tokens: u32,
+    /// These two only where tokens were guessed ahead. Unlike OpenAI's, the rejected ones cost nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accepted_prediction_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rejected_prediction_tokens: Option<u32>,
 }
 
 impl From<&Totals> for Usage {
     fn from(totals: &Totals) -> Self {
+        let Totals { draft_tokens: drafted, accepted_draft_tokens: accepted, .. } = *totals;
         Self {
             prompt_tokens: totals.prompt_tokens,
             completion_tokens: totals.completion_tokens,
             total_tokens: totals.prompt_tokens + totals.completion_tokens,
             prompt_tokens_details: PromptDetails { cached_tokens: totals.cached_tokens },
-            completion_tokens_details: CompletionDetails { reasoning_tokens: totals.reasoning_tokens },
+            completion_tokens_details: CompletionDetails {
+                reasoning_tokens: totals.reasoning_tokens,
+                accepted_prediction_tokens: (drafted > 0).then_some(accepted),
+                rejected_prediction_tokens: (drafted > 0).then_some(drafted.saturating_sub(accepted)),
+            },
         }
     }
 }
@@ -86,6 +96,20 @@ mod tests {
     fn speeds_are_finite_even_if_nothing_was_measured() {
         let timings = serde_json::to_value(Timings::from(&Totals::default())).unwrap();
         assert!(timings.as_object().unwrap().values().all(|value| value.as_f64() == Some(0.0)));
+    }
+
+    #[test]
+    fn guessed_tokens_are_told_only_where_there_are_any() {
+        let details = |draft_tokens, accepted_draft_tokens| {
+            let totals = Totals { draft_tokens, accepted_draft_tokens, ..Totals::default() };
+            let usage = serde_json::to_value(Usage::from(&totals)).unwrap();
+            usage["completion_tokens_details"].to_string()
+        };
+        assert_eq!(details(0, 0), r#"{"reasoning_tokens":0}"#);
+        assert_eq!(
+            details(9, 7),
+            r#"{"reasoning_tokens":0,"accepted_prediction_tokens":7,"rejected_prediction_tokens":2}"#
+        );
     }
 
     #[test]

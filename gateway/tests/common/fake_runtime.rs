@@ -199,6 +199,7 @@ pub fn finish(index: u32, reason: FinishReason, completion_tokens: u32) -> Step 
             queue_seconds: 0.0,
             prefill_seconds: 0.016,
             decode_seconds: 0.25,
+            ..Usage::default()
         }),
         ..Finish::default()
     }))

@@ -15,6 +15,10 @@ pub struct GenerateRequest {
     /// 0 returns the chosen token's alone.
     #[prost(uint32, optional, tag = "8")]
     pub logprobs: ::core::option::Option<u32>,
+    /// Unset: begins with what any other request without a salt has computed of
+    /// the same prompt.
+    #[prost(message, optional, tag = "15")]
+    pub prefix_cache: ::core::option::Option<PrefixCache>,
     /// The form that the output must have; unset lets the model write what it likes.
     /// A form that cannot be used is an INVALID_ARGUMENT whose metadata has
     /// `field: structured_output`.
@@ -70,6 +74,18 @@ pub struct JsonObject {}
 pub struct Choice {
     #[prost(string, repeated, tag = "1")]
     pub choices: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PrefixCache {
+    /// Neither uses what others have computed nor leaves anything to them.
+    #[prost(bool, tag = "1")]
+    pub bypass: bool,
+    /// Only requests of the same salt share anything, e.g. those of one tenant.
+    #[prost(string, tag = "2")]
+    pub salt: ::prost::alloc::string::String,
+    /// Whatever else decides what the prompt means to the model.
+    #[prost(string, repeated, tag = "3")]
+    pub extra_keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ChatInput {
@@ -166,7 +182,8 @@ pub mod generate_response {
 pub struct PromptInfo {
     #[prost(uint32, tag = "1")]
     pub prompt_tokens: u32,
-    /// Of these, how many came from the prefix cache.
+    /// Of these, how many came from the prefix cache; 0 if the request has to wait
+    /// first. Usage has it in any case.
     #[prost(uint32, tag = "2")]
     pub cached_tokens: u32,
     /// The context that this model was started with.
@@ -265,6 +282,11 @@ pub struct Usage {
     pub prefill_seconds: f64,
     #[prost(double, tag = "7")]
     pub decode_seconds: f64,
+    /// Tokens that were guessed ahead, and how many of them were right.
+    #[prost(uint32, tag = "8")]
+    pub draft_tokens: u32,
+    #[prost(uint32, tag = "9")]
+    pub accepted_draft_tokens: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TokenizeRequest {

@@ -2,35 +2,18 @@
 //!
 //! A caller repeats: [`Engine::plan_step`], compute, [`Engine::sample`], [`Engine::complete`].
 
+mod complete;
+mod plan;
+
 use std::sync::Arc;
 
-use crate::random::sequence_seed;
-use crate::sample::{Draw, SampleError, Sampled, sample};
-use crate::scheduler::{self, Budget, Candidate, Share};
+use crate::cache_groups::{CacheGroups, GroupConfig, GroupKind};
+use crate::sample::{SampleError, Sampled};
 use crate::sequence::Sequence;
-use crate::step_plan::{PlannedSequence, StepPlan};
-use crate::{AddError, BlockPool, FinishReason, Request, RequestId, SequenceId, TokenId, TokenMask};
-
-/// What the engine may use, and what it must know of the model.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EngineConfig {
-    /// Cache groups of the model, at least 1.
-    pub num_cache_groups: usize,
-    /// KV blocks per cache group.
-    pub num_blocks: u32,
-    /// Tokens per KV block.
-    pub block_size: usize,
-    /// Tokens that a sequence may have; the blocks may allow less.
-    pub max_context: usize,
-    /// Sequences that may hold blocks at a time.
-    pub max_running: usize,
-    /// Sequences that may wait.
-    pub max_waiting: usize,
-    /// Tokens per step.
-    pub max_batched_tokens: usize,
-    /// Tokens that end a sequence unless its request ignores them.
-    pub eos_token_ids: Vec<TokenId>,
-}
+use crate::{
+    AddError, BlockHash, BlockId, BlockPool, ConfigError, Counters, EngineConfig, FinishReason, Load, Request,
+    RequestId, SequenceId,
+};
 
 /// What happened to a sequence.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,24 +36,11 @@ pub enum Event {
     },
 }
 
-/// How busy the engine is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Load {
-    /// Sequences that hold blocks.
-    pub num_running: usize,
-    /// Sequences that wait for some.
-    pub num_waiting: usize,
-    /// Blocks in use, over all cache groups.
-    pub blocks_used: usize,
-    /// Blocks in all.
-    pub blocks_total: usize,
-}
-
 /// All requests of one model.
 #[derive(Debug)]
 pub struct Engine {
     config: EngineConfig,
-    pools: Vec<BlockPool>,
+    groups: CacheGroups,
     /// In order of rank, like `waiting`.
     running: Vec<Sequence>,
     waiting: Vec<Sequence>,
@@ -78,15 +48,30 @@ pub struct Engine {
     retired: Vec<Sequence>,
     is_step_planned: bool,
     num_arrivals: u64,
+    num_steps: i64,
+    counters: Counters,
 }
 
 impl Engine {
     /// An idle engine. The context is limited to what all blocks together can hold.
-    pub fn new(mut config: EngineConfig) -> Self {
-        config.max_context = config.max_context.min(config.num_blocks as usize * config.block_size);
-        let pools = (0..config.num_cache_groups).map(|_| BlockPool::new(config.num_blocks)).collect();
-        let (running, waiting, retired) = (Vec::new(), Vec::new(), Vec::new());
-        Self { config, pools, running, waiting, retired, is_step_planned: false, num_arrivals: 0 }
+    ///
+    /// # Errors
+    /// [`ConfigError`] if it could never work.
+    pub fn new(mut config: EngineConfig) -> Result<Self, ConfigError> {
+        config.check()?;
+        config.max_context = config.possible_context();
+        let groups = CacheGroups::new(&config.groups, config.geometry());
+        Ok(Self {
+            config,
+            groups,
+            running: Vec::new(),
+            waiting: Vec::new(),
+            retired: Vec::new(),
+            is_step_planned: false,
+            num_arrivals: 0,
+            num_steps: 0,
+            counters: Counters::default(),
+        })
     }
 
     /// Tokens that a sequence may have.
@@ -98,14 +83,19 @@ impl Engine {
     ///
     /// # Errors
     /// [`AddError`] if it can never run, or not be kept waiting now.
-    pub fn add(&mut self, request: Request) -> Result<(), AddError> {
+    pub fn add(&mut self, mut request: Request) -> Result<(), AddError> {
         self.check(&request)?;
+        if !self.config.prefix_cache {
+            request.prefix_cache = None;
+        }
+        // When it is due: a level of priority is worth as many steps of waiting.
+        let due = self.num_steps - i64::from(request.priority) * i64::from(self.config.aging_steps);
         let arrival = self.num_arrivals;
         self.num_arrivals += 1;
         let request = Arc::new(request);
         for index in 0..request.num_sequences {
-            let groups = self.config.num_cache_groups;
-            insert(&mut self.waiting, Sequence::new(&request, index, arrival, self.config.max_context, groups));
+            let (rank, max_context) = ((due, arrival, index), self.config.max_context);
+            insert(&mut self.waiting, Sequence::new(&request, rank, max_context, self.config.speculation));
         }
         Ok(())
     }
@@ -141,14 +131,30 @@ impl Engine {
 
     /// How busy it is.
     pub fn load(&self) -> Load {
-        let blocks_total = self.pools.iter().map(BlockPool::num_blocks).sum();
-        let blocks_free: usize = self.pools.iter().map(BlockPool::num_free).sum();
+        let pools = &self.groups.pools;
+        let blocks_total = pools.iter().map(BlockPool::num_blocks).sum();
+        let blocks_free: usize = pools.iter().map(BlockPool::num_free).sum();
+        let evictions = pools.iter().map(BlockPool::num_evictions).sum();
         Load {
             num_running: self.running.len(),
             num_waiting: self.waiting.len(),
             blocks_used: blocks_total - blocks_free,
             blocks_total,
+            counters: Counters { evictions, ..self.counters },
         }
+    }
+
+    /// What the prefix cache has, as (index of the group, hash, block): for checks.
+    pub fn cached_blocks(&self) -> Vec<(usize, BlockHash, BlockId)> {
+        let of_group = |(group, _, pool): (usize, GroupKind, &BlockPool)| {
+            pool.registered().into_iter().map(move |(hash, block)| (group, hash, block))
+        };
+        self.groups.iter().flat_map(of_group).collect()
+    }
+
+    /// The cache groups it was made with.
+    pub fn groups(&self) -> &[GroupConfig] {
+        &self.config.groups
     }
 
     /// Ends all sequences of a request and says whether there were any.
@@ -170,121 +176,9 @@ impl Engine {
         }
         is_any
     }
-
-    /// Decides the next step and reserves its blocks. Empty if there is nothing to do.
-    ///
-    /// # Panics
-    /// If the step before was not completed: a programmer's error.
-    pub fn plan_step(&mut self) -> StepPlan {
-        assert!(!self.is_step_planned, "a planned step should be completed before the next one is planned");
-        let running: Vec<Candidate> = self.running.iter().map(Sequence::candidate).collect();
-        let waiting: Vec<Candidate> = self.waiting.iter().map(Sequence::candidate).collect();
-        let budget = Budget {
-            max_batched_tokens: self.config.max_batched_tokens,
-            max_running: self.config.max_running,
-            block_size: self.config.block_size,
-            free_blocks: self.pools.iter().map(BlockPool::num_free).min().unwrap_or(0),
-        };
-        let schedule = scheduler::plan(&running, &waiting, budget);
-
-        let mut plan = StepPlan::default();
-        // The preempted are the last ones, lowest rank first: indices before them stay valid.
-        for index in schedule.preempt {
-            let mut sequence = self.running.remove(index);
-            sequence.preempt();
-            plan.preempted.push(sequence.id);
-            insert(&mut self.waiting, sequence);
-        }
-        for share in schedule.run {
-            give_share(&mut self.running[share.index], &self.pools, share, &mut plan);
-        }
-        let admitted: Vec<Sequence> = self.waiting.drain(..schedule.admit.len()).collect();
-        for (mut sequence, share) in admitted.into_iter().zip(schedule.admit) {
-            give_share(&mut sequence, &self.pools, share, &mut plan);
-            insert(&mut self.running, sequence);
-        }
-        self.is_step_planned = !plan.is_empty();
-        plan
-    }
-
-    /// Chooses a token for each row of logits.
-    ///
-    /// # Shapes
-    /// `logits`: `[num_logits, vocab_size]`, row-major, in the order of [`StepPlan::wanting_logits`]; `masks`: one entry
-    /// per row, `None` where every token is allowed.
-    ///
-    /// # Panics
-    /// If the two have not that shape: a programmer's error.
-    pub fn sample(
-        &self,
-        plan: &StepPlan,
-        logits: &[f32],
-        vocab_size: usize,
-        masks: &[Option<TokenMask>],
-    ) -> Vec<Result<Sampled, SampleError>> {
-        let num_logits = plan.wanting_logits().count();
-        assert_eq!(logits.len(), num_logits * vocab_size, "logits should be [num_logits, vocab_size]");
-        assert_eq!(masks.len(), num_logits, "masks should be [num_logits]");
-        let rows = logits.chunks_exact(vocab_size).zip(masks);
-        plan.wanting_logits().zip(rows).map(|(planned, (row, mask))| self.choose(planned.id, row, mask)).collect()
-    }
-
-    fn choose(&self, id: SequenceId, row: &[f32], mask: &Option<TokenMask>) -> Result<Sampled, SampleError> {
-        let Some(sequence) = self.running.iter().find(|sequence| sequence.id == id) else {
-            // Ended meanwhile: the token is thrown away by `complete`.
-            return Ok(Sampled { token_id: 0, logprobs: None });
-        };
-        let params = &sequence.request.sampling;
-        let seed = sequence_seed(params.seed, id.index);
-        let draw = Draw { seed, position: sequence.num_generated() as u64 };
-        sample(row, params, sequence.counts.as_ref(), mask.as_ref(), draw)
-    }
-
-    /// Takes in what a step computed: `sampled` in the order of [`StepPlan::wanting_logits`].
-    ///
-    /// Sequences that ended while the step was computed are left out. Blocks of ended sequences are free on return.
-    pub fn complete(&mut self, plan: &StepPlan, sampled: Vec<Result<Sampled, SampleError>>) -> Vec<Event> {
-        self.is_step_planned = false;
-        self.retired.clear();
-        let mut sampled = sampled.into_iter();
-        let mut events = Vec::new();
-        for planned in &plan.sequences {
-            let outcome = if planned.wants_logits { sampled.next() } else { None };
-            let Some(position) = self.running.iter().position(|sequence| sequence.id == planned.id) else { continue };
-            let sequence = &mut self.running[position];
-            sequence.num_computed = planned.context_len + planned.query.len();
-            let Some(outcome) = outcome else { continue };
-            let event = match outcome {
-                Ok(sampled) => {
-                    let finished = sequence.append(sampled.token_id, &self.config.eos_token_ids);
-                    Event::Token { sequence: planned.id, sampled, finished }
-                }
-                Err(error) => Event::Failed { sequence: planned.id, error },
-            };
-            if !matches!(event, Event::Token { finished: None, .. }) {
-                self.running.remove(position);
-            }
-            events.push(event);
-        }
-        events
-    }
 }
 
 fn insert(sequences: &mut Vec<Sequence>, sequence: Sequence) {
     let position = sequences.partition_point(|other| other.rank < sequence.rank);
     sequences.insert(position, sequence);
-}
-
-fn give_share(sequence: &mut Sequence, pools: &[BlockPool], share: Share, plan: &mut StepPlan) {
-    sequence.grow(pools, share.new_blocks);
-    let start = plan.token_ids.len();
-    let end_token = sequence.num_computed + share.num_tokens;
-    plan.token_ids.extend_from_slice(&sequence.tokens[sequence.num_computed..end_token]);
-    plan.sequences.push(PlannedSequence {
-        id: sequence.id,
-        query: start..plan.token_ids.len(),
-        context_len: sequence.num_computed,
-        block_tables: sequence.block_ids(),
-        wants_logits: end_token == sequence.tokens.len(),
-    });
 }

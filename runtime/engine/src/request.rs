@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{RequestId, SamplingParams, TokenId};
+use crate::{CacheScope, RequestId, SamplingParams, TokenId};
 
 /// One request: a prompt and how to go on from it.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,9 +19,15 @@ pub struct Request {
     pub stop_token_ids: Vec<TokenId>,
     /// Go on past the model's own end-of-sequence tokens.
     pub ignore_eos: bool,
-    /// Higher is scheduled first. Within a priority, earlier arrivals go first. A steady stream of higher priority
-    /// starves lower ones.
+    /// Higher is scheduled first, within a priority whoever came first. Waiting counts: a request is overtaken only by
+    /// those that arrive within [`EngineConfig::aging_steps`](crate::EngineConfig::aging_steps) steps after it for each
+    /// level of priority that they have more. So nobody starves.
     pub priority: i32,
+    /// Whom it shares cached prefixes with; `None` keeps it out of the prefix cache.
+    pub prefix_cache: Option<CacheScope>,
+    /// Whether its tokens may be guessed ahead, if the engine does that at all. It changes no output, but a sequence
+    /// may then get several tokens, and want several rows of logits, in a step.
+    pub speculate: bool,
     /// How to choose tokens.
     pub sampling: SamplingParams,
 }

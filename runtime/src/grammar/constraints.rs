@@ -63,7 +63,7 @@ impl Constraints {
         failed
     }
 
-    /// One entry for each row of logits, in the order of [`StepPlan::wanting_logits`], and who cannot go on, and why:
+    /// One entry for each row of logits, in the order of [`StepPlan::logit_rows`], and who cannot go on, and why:
     /// their rows have no mask, and must not be used.
     pub fn masks(&mut self, plan: &StepPlan, metrics: &Metrics) -> (Vec<Option<TokenMask>>, Vec<(RequestId, String)>) {
         let mut failed = Vec::new();
@@ -78,7 +78,7 @@ impl Constraints {
             }
         }
         let mask = |id: &SequenceId| self.sequences.get(id).and_then(|constrained| constrained.mask.clone());
-        (plan.wanting_logits().map(|planned| mask(&planned.id)).collect(), failed)
+        (plan.logit_rows().map(|(planned, _)| mask(&planned.id)).collect(), failed)
     }
 
     /// Takes in a token that was chosen; `None` if the sequence has no grammar.

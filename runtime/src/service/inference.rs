@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kindling_engine::Request as EngineRequest;
-use kindling_proto::v1::generate_response::Event;
 use kindling_proto::v1::get_model_info_response::State;
 use kindling_proto::v1::inference_server::Inference;
 use kindling_proto::v1::{
@@ -22,6 +21,7 @@ use crate::live_request::Arrival;
 use crate::metrics::Metrics;
 use crate::outbox::{Inbox, channel};
 use crate::prompt::Prompt;
+use crate::reasoning::Reading;
 use crate::refusal::Refusal;
 use crate::runtime::Runtime;
 use crate::shared::{Phase, Shared};
@@ -112,6 +112,8 @@ async fn generate(runtime: &Runtime, request: GenerateRequest) -> Result<Inbox, 
         Some(form) => Some(compile(&shared.metrics, &grammars, form).await?),
         None => None,
     };
+    // A grammar rules from the first token: there is no reasoning before what it asks for.
+    let reading = if grammar.is_some() { Reading::Content } else { reading };
 
     let room = max_model_len - tokens.len();
     let max_tokens = generation.max_tokens.map_or(room, |asked| asked.min(room));
@@ -122,12 +124,12 @@ async fn generate(runtime: &Runtime, request: GenerateRequest) -> Result<Inbox, 
         // If the engine's thread is gone, so is the request.
         let _ = commands.send(Command::HangUp(id));
     });
-    outbox.send(Event::Prompt(PromptInfo {
+    let prompt_info = PromptInfo {
         prompt_tokens,
         cached_tokens: 0,
         max_model_len: saturating(max_model_len),
         max_tokens: saturating(max_tokens),
-    }));
+    };
     let num_sequences = generation.num_sequences;
     let stop_strings = generation.stop_strings;
     runtime.submit(Submission {
@@ -139,10 +141,13 @@ async fn generate(runtime: &Runtime, request: GenerateRequest) -> Result<Inbox, 
             stop_token_ids: generation.stop_token_ids,
             ignore_eos: generation.ignore_eos,
             priority: 0,
+            prefix_cache: generation.prefix_cache,
+            // A grammar and a script decide token by token.
+            speculate: grammar.is_none() && shared.config.script.is_none(),
             sampling: generation.sampling,
         },
         grammar,
-        arrival: Arrival { admitted, outbox, num_sequences, prompt_tokens, stop_strings, reading, arrived },
+        arrival: Arrival { admitted, outbox, num_sequences, prompt_info, stop_strings, reading, arrived },
     })?;
     Ok(inbox)
 }

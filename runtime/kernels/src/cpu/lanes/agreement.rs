@@ -36,6 +36,9 @@ struct Inputs {
     halves: [u16; LANES],
     bytes: ByteGroups,
     group: [i8; 4],
+    codes: [u8; LANES],
+    table: [u8; 16],
+    shift: i32,
 }
 
 impl Inputs {
@@ -47,7 +50,17 @@ impl Inputs {
             bytes: [(); 64].map(|()| rng.next() as u8),
             // Activations go from -127 to 127.
             group: [(); 4].map(|()| ((rng.next() % 255) as i16 - 127) as i8),
+            codes: [(); LANES].map(|()| rng.next() as u8),
+            table: [(); 16].map(|()| rng.next() as u8 & 63),
+            shift: (rng.next() % 15) as i32 - 7,
         }
+    }
+}
+
+impl Inputs {
+    /// Bits 4 and 5, as far as they come from the byte itself.
+    fn mask(&self) -> u8 {
+        0x30 & if self.shift < 0 { 0xff << -self.shift } else { 0xff >> self.shift }
     }
 }
 
@@ -66,6 +79,8 @@ impl Kernel for Everything<'_> {
         let [a, b, c] = inputs.floats.map(|values| lanes.load(&values));
         note_floats("load_f16", lanes.load_f16(&inputs.halves));
         note_floats("load_bf16", lanes.load_bf16(&inputs.halves));
+        note_floats("load_e4m3_256ths", lanes.load_e4m3_256ths(&inputs.codes));
+        note_floats("load_e8m0", lanes.load_e8m0(&inputs.codes));
         note_floats("add", lanes.add(a, b));
         note_floats("mul", lanes.mul(a, b));
         note_floats("div", lanes.div(a, lanes.max(lanes.abs(b), lanes.splat(1e-3))));
@@ -81,8 +96,15 @@ impl Kernel for Everything<'_> {
         note_floats("power_of_two", lanes.power_of_two(exponents));
         let weights = lanes.load_bytes(&inputs.bytes);
         let zero = lanes.splat_int(0);
-        note_floats("dot_u4 low", lanes.to_floats(lanes.dot_u4(small, lanes.low_nibbles(weights), &inputs.group)));
-        note_floats("dot_u4 high", lanes.to_floats(lanes.dot_u4(zero, lanes.high_nibbles(weights), &inputs.group)));
+        let (low, high) = (lanes.low_nibbles(weights), lanes.high_nibbles(weights));
+        note_floats("low_nibbles", lanes.to_floats(lanes.dot_u6(small, low, &inputs.group)));
+        note_floats("high_nibbles", lanes.to_floats(lanes.dot_u6(zero, high, &inputs.group)));
+        let six_bits = lanes.load_bytes(&inputs.bytes.map(|byte| byte & 63));
+        note_floats("dot_u6", lanes.to_floats(lanes.dot_u6(zero, six_bits, &inputs.group)));
+        let found = lanes.look_up(&inputs.table, low);
+        note_floats("look_up", lanes.to_floats(lanes.dot_u6(zero, found, &inputs.group)));
+        let wide = lanes.or_bits(low, weights, inputs.shift, inputs.mask());
+        note_floats("or_bits", lanes.to_floats(lanes.dot_u6(zero, wide, &inputs.group)));
         let sum: i32 = inputs.group.iter().map(|x| i32::from(*x)).sum();
         let start = lanes.splat_int(-sum * L::DOT_I8_BIAS);
         note_floats("dot_i8", lanes.to_floats(lanes.dot_i8(start, weights, &inputs.group)));

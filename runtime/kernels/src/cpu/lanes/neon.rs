@@ -28,11 +28,11 @@ impl<D: Dots> Neon<D> {
 pub(crate) trait Dots: Copy {
     /// See [`Lanes::DOT_I8_BIAS`].
     const DOT_I8_BIAS: i32;
-    /// See [`Lanes::dot_u4`].
+    /// See [`Lanes::dot_u6`].
     ///
     /// # Safety
     /// The machine must have the instructions.
-    unsafe fn dot_u4(sum: int32x4_t, weights: uint8x16_t, activations: int8x16_t) -> int32x4_t;
+    unsafe fn dot_u6(sum: int32x4_t, weights: uint8x16_t, activations: int8x16_t) -> int32x4_t;
     /// See [`Lanes::dot_i8`].
     ///
     /// # Safety
@@ -116,7 +116,7 @@ fn usdot(mut sum: int32x4_t, weights: uint8x16_t, activations: int8x16_t) -> int
 impl Dots for Widening {
     const DOT_I8_BIAS: i32 = 0;
     #[inline(always)]
-    unsafe fn dot_u4(sum: int32x4_t, weights: uint8x16_t, activations: int8x16_t) -> int32x4_t {
+    unsafe fn dot_u6(sum: int32x4_t, weights: uint8x16_t, activations: int8x16_t) -> int32x4_t {
         // SAFETY: the caller says that the machine has the instructions.
         unsafe { widening_dot(sum, vreinterpretq_s8_u8(weights), activations) }
     }
@@ -130,7 +130,7 @@ impl Dots for Widening {
 impl Dots for Dotprod {
     const DOT_I8_BIAS: i32 = 0;
     #[inline(always)]
-    unsafe fn dot_u4(sum: int32x4_t, weights: uint8x16_t, activations: int8x16_t) -> int32x4_t {
+    unsafe fn dot_u6(sum: int32x4_t, weights: uint8x16_t, activations: int8x16_t) -> int32x4_t {
         // SAFETY: the caller says that the machine has the instructions.
         unsafe { sdot(sum, vreinterpretq_s8_u8(weights), activations) }
     }
@@ -144,7 +144,7 @@ impl Dots for Dotprod {
 impl Dots for I8mm {
     const DOT_I8_BIAS: i32 = 128;
     #[inline(always)]
-    unsafe fn dot_u4(sum: int32x4_t, weights: uint8x16_t, activations: int8x16_t) -> int32x4_t {
+    unsafe fn dot_u6(sum: int32x4_t, weights: uint8x16_t, activations: int8x16_t) -> int32x4_t {
         // SAFETY: the caller says that the machine has the instructions.
         unsafe { usdot(sum, weights, activations) }
     }
@@ -193,6 +193,31 @@ impl<D: Dots> Lanes for Neon<D> {
     fn load_bf16(self, values: &[u16; LANES]) -> Self::Floats {
         let halves = self.halves(values);
         let bits = quarters!(vshll_n_u16::<16>, halves);
+        quarters!(vreinterpretq_f32_u32, bits)
+    }
+    #[inline(always)]
+    fn load_e4m3_256ths(self, codes: &[u8; LANES]) -> Self::Floats {
+        // The sign goes to bit 15, exponent and mantissa behind bit 14.
+        let words = neon!({
+            let (codes, behind) = (vld1q_s8(codes.as_ptr().cast()), vdupq_n_s16(!(1 << 14)));
+            let low = vandq_s16(vshll_n_s8::<7>(vget_low_s8(codes)), behind);
+            let high = vandq_s16(vshll_high_n_s8::<7>(codes), behind);
+            [vget_low_s16(low), vget_high_s16(low), vget_low_s16(high), vget_high_s16(high)]
+        });
+        let halves = quarters!(vreinterpret_f16_s16, words);
+        quarters!(vcvt_f32_f16, halves)
+    }
+    #[inline(always)]
+    fn load_e8m0(self, codes: &[u8; LANES]) -> Self::Floats {
+        let codes = neon!({
+            let codes = vld1q_u8(codes.as_ptr());
+            let (low, high) = (vmovl_u8(vget_low_u8(codes)), vmovl_high_u8(codes));
+            [vmovl_u16(vget_low_u16(low)), vmovl_high_u16(low), vmovl_u16(vget_low_u16(high)), vmovl_high_u16(high)]
+        });
+        // 2^-127 is below the normal numbers.
+        let smallest = [neon!(vdupq_n_u32(1 << 22)); 4];
+        let bits = quarters!(vshlq_n_u32::<23>, codes);
+        let bits = quarters!(vmaxq_u32, bits, smallest);
         quarters!(vreinterpretq_f32_u32, bits)
     }
     #[inline(always)]
@@ -302,9 +327,22 @@ impl<D: Dots> Lanes for Neon<D> {
         quarters!(vshrq_n_u8::<4>, a)
     }
     #[inline(always)]
-    fn dot_u4(self, sum: Self::Ints, weights: Self::Bytes, activations: &[i8; 4]) -> Self::Ints {
+    fn look_up(self, table: &[u8; 16], a: Self::Bytes) -> Self::Bytes {
+        let table = [neon!(vld1q_u8(table.as_ptr())); 4];
+        quarters!(vqtbl1q_u8, table, a)
+    }
+    /// A shift to the left by a negative count goes to the right.
+    #[inline(always)]
+    fn or_bits(self, low: Self::Bytes, bits: Self::Bytes, shift: i32, mask: u8) -> Self::Bytes {
+        let (count, mask) = ([neon!(vdupq_n_s8(-shift as i8)); 4], [neon!(vdupq_n_u8(mask)); 4]);
+        let shifted = quarters!(vshlq_u8, bits, count);
+        let masked = quarters!(vandq_u8, shifted, mask);
+        quarters!(vorrq_u8, low, masked)
+    }
+    #[inline(always)]
+    fn dot_u6(self, sum: Self::Ints, weights: Self::Bytes, activations: &[i8; 4]) -> Self::Ints {
         let group = [self.group(activations); 4];
-        quarters!(D::dot_u4, sum, weights, group)
+        quarters!(D::dot_u6, sum, weights, group)
     }
     #[inline(always)]
     fn dot_i8(self, sum: Self::Ints, weights: Self::Bytes, activations: &[i8; 4]) -> Self::Ints {
