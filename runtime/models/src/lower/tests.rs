@@ -14,7 +14,7 @@ fn lower(file: &SyntheticGguf) -> (Plan, Vec<String>) {
     let bytes = file.file();
     let header = GgufHeader::read(&bytes).unwrap();
     let names = header.tensors.iter().map(|tensor| tensor.desc.name.clone()).collect();
-    let weights = GgufWeights::new(Box::new(bytes), header.tensors).unwrap().unwrap();
+    let weights = GgufWeights::new(Box::new(bytes), header.tensors).unwrap();
     let checkpoint = Checkpoint { description: Description::Gguf(&header.metadata), weights: &weights };
     let plan = detect(&checkpoint).unwrap().spec(&checkpoint).unwrap().lower();
     for weight in &plan.weights {
