@@ -65,8 +65,7 @@ fn any_number_of_readers_gives_the_same_weights_and_progress_only_grows() {
     let total: u64 = source.rows.iter().map(|rows| (rows * 16) as u64).sum();
     for num_threads in [0, 1, 2, 5, 100] {
         let mut steps = Vec::new();
-        let all =
-            load_weights(&plan, &source, num_threads, &mut |progress| steps.push(progress), &Collect).unwrap();
+        let all = load_weights(&plan, &source, num_threads, &mut |progress| steps.push(progress), &Collect).unwrap();
         for (index, (name, bytes)) in all.iter().enumerate() {
             assert_eq!((name.as_str(), bytes.len()), (format!("w{index}").as_str(), source.rows[index] * 16));
             let expected = (0..bytes.len() / 4).map(|value| value as f32);
