@@ -94,7 +94,7 @@ impl Backend for CpuBackend {
     ) -> Result<Box<dyn PreparedModel>, PrepareError> {
         validate::validate(plan, limits)?;
         support::check(plan, limits)?;
-        let weights = Weights(load_weights(plan, weights, progress, &Repack::new(plan))?);
+        let weights = Weights(load_weights(plan, weights, limits.num_threads, progress, &Repack::new(plan))?);
         let rotaries = plan
             .rotaries
             .iter()

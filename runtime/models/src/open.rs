@@ -186,6 +186,14 @@ pub fn open_weights(path: &Path) -> Result<OpenWeights, OpenError> {
     }
 }
 
+/// The GGUF file that is opened for `path`, if it is one.
+pub(crate) fn gguf_file(path: &Path) -> Result<Option<PathBuf>, OpenError> {
+    Ok(match find(path)? {
+        Found::Gguf(file) => Some(file),
+        Found::Safetensors { .. } => None,
+    })
+}
+
 fn find(path: &Path) -> Result<Found, OpenError> {
     if path.is_dir() { folder::find(path) } else { Ok(Found::Gguf(path.to_owned())) }
 }
