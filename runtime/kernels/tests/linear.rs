@@ -5,7 +5,9 @@ mod common;
 use std::sync::Arc;
 
 use common::plans::PlanBuilder;
-use common::{DTYPES, LONG_DTYPES, MemoryWeights, Part, assert_close, cpu_backends, limits, prepare, relative_error, run, step};
+use common::{
+    DTYPES, LONG_DTYPES, MemoryWeights, Part, assert_close, cpu_backends, limits, prepare, relative_error, run, step,
+};
 use kindling_kernels::{
     Activation, Backend, CpuBackend, DType, Limits, Op, Plan, ReferenceBackend, Rows, Step, TensorScale,
 };
