@@ -27,7 +27,7 @@ const CASES: &[(&str, &str, Option<&str>)] = &[
 /// What `reference` may differ by. Measured on 2026-11-22: 1.72e-5 and 2.72e-6 at most, of logits that are recorded to 6
 /// digits and reach 18.
 const REFERENCE: Distance = Distance { greatest: 5e-5, mean: 8e-6 };
-/// What `cpu` may differ by: it rounds activations, keys and values to 16 bits. Measured on 2026-11-22 with AVX-512:
+/// What `cpu` may differ by, whose types are narrower. Measured on 2026-11-22 with AVX-512:
 /// 1.04e-2 and 1.70e-3 at most.
 const CPU: Distance = Distance { greatest: 0.03, mean: 0.005 };
 
