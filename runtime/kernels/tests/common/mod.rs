@@ -11,8 +11,8 @@ use std::ops::Range;
 use half::{bf16, f16};
 use kindling_kernels::dequantise::e4m3_to_f32;
 use kindling_kernels::{
-    Backend, BufferId, CpuBackend, DType, Isa, KvType, Limits, Op, Plan, PreparedModel, Step, StepSequence, TensorDesc,
-    TensorScale, WeightError, WeightId, WeightSource,
+    Backend, BufferId, CpuBackend, DType, Isa, KvType, Limits, Op, Plan, PreparedModel, ReferenceBackend, Step,
+    StepSequence, TensorDesc, TensorScale, WeightError, WeightId, WeightSource,
 };
 
 /// Stored types of blocks up to 32.
@@ -233,6 +233,23 @@ pub fn run(backend: &dyn Backend, (plan, weights): &(Plan, MemoryWeights), limit
     let mut logits = Vec::new();
     prepare(backend, plan, weights, limits).execute(step, &mut logits).unwrap();
     logits
+}
+
+/// Runs one step on the reference and on every instruction set, which must come close to it and agree on every bit.
+pub fn assert_all_close(model: &(Plan, MemoryWeights), (limits, step): (&Limits, &Step), tolerance: f64, what: &str) {
+    let expected = run(&ReferenceBackend, model, limits, step);
+    let mut first: Option<Vec<f32>> = None;
+    for (isa, backend) in cpu_backends() {
+        let found = run(&backend, model, limits, step);
+        assert_close(&found, &expected, tolerance, &format!("{what} on {isa}"));
+        assert_eq!(*first.get_or_insert(found.clone()), found, "instruction sets agree on every bit: {what}");
+    }
+}
+
+/// A step of one sequence with `num_rows` tokens below `vocab_size`.
+pub fn rows_step(num_rows: usize, vocab_size: usize, num_groups: usize) -> Step {
+    let tokens: Vec<u32> = (0..num_rows).map(|row| (row * 5 % vocab_size) as u32).collect();
+    step(&[Part { tokens: &tokens, context_len: 0, blocks: &[3, 1, 2, 0] }], num_groups)
 }
 
 /// What one sequence brings to a step.
