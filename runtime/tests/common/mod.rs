@@ -86,10 +86,15 @@ pub struct Tiny {
 
 /// Starts the tiny model and waits until it is ready.
 pub async fn start_tiny(backend: TestBackend, change: impl FnOnce(&mut RuntimeConfig)) -> Tiny {
+    start_tiny_with(Box::new(backend), change).await
+}
+
+/// As [`start_tiny`], with any backend.
+pub async fn start_tiny_with(backend: Box<dyn Backend>, change: impl FnOnce(&mut RuntimeConfig)) -> Tiny {
     let folder = tiny_model();
     let mut config = RuntimeConfig::new(&folder.0);
     change(&mut config);
-    let runtime = Runtime::start_with_backend(config, Box::new(backend));
+    let runtime = Runtime::start_with_backend(config, backend);
     runtime.ready().await.unwrap();
     let client = InferenceClient::new(runtime.connect_in_process());
     Tiny { runtime, client, _folder: folder }

@@ -82,7 +82,7 @@ fn both_versions_and_any_alignment_are_read() {
         assert_eq!((header.version, header.tensors.len()), (version, 20));
         let last = header.tensors.last().unwrap();
         assert_eq!(last.offset % u64::from(alignment), 0);
-        let weights = GgufWeights::new(Box::new(bytes), header.tensors.clone());
+        let weights = GgufWeights::new(Box::new(bytes), header.tensors.clone()).unwrap();
         let mut data = vec![0; last.desc.num_bytes];
         weights.read(&last.desc.name, &mut data).unwrap();
         assert!(data.iter().enumerate().all(|(index, byte)| usize::from(*byte) == index % 251));
@@ -250,7 +250,7 @@ fn text_beyond_the_budget_is_refused_before_it_is_read() {
 fn a_file_that_shrinks_or_fails_later_gives_an_error_with_the_tensor() {
     let bytes = llama().file();
     let header = read(bytes.clone()).unwrap();
-    let weights = GgufWeights::new(Box::new(bytes[..bytes.len() / 2].to_vec()), header.tensors);
+    let weights = GgufWeights::new(Box::new(bytes[..bytes.len() / 2].to_vec()), header.tensors).unwrap();
     let desc = weights.describe("blk.1.ffn_down.weight").unwrap();
     let error = weights.read(&desc.name, &mut vec![0; desc.num_bytes]).unwrap_err();
     assert_eq!(error.to_string(), "read tensor blk.1.ffn_down.weight");
