@@ -119,12 +119,12 @@ impl LayerParts<'_> {
     /// `down(silu(gate(x)) * up(x))`.
     pub(crate) fn dense(&self, has_biases: bool) -> FeedForward {
         let (hidden, inner) = (self.decoder.config.hidden_size, self.decoder.config.intermediate_size);
-        FeedForward::Gated(GatedDense {
+        FeedForward::Gated(Box::new(GatedDense {
             activation: Activation::Silu,
             gate_proj: self.linear(GATE_PROJ, [inner, hidden], has_biases),
             up_proj: self.linear(UP_PROJ, [inner, hidden], has_biases),
             down_proj: self.linear(DOWN_PROJ, [hidden, inner], has_biases),
-        })
+        }))
     }
 
     /// A layer with one norm before each part.

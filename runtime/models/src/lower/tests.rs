@@ -128,7 +128,7 @@ fn with_extras() -> ModelSpec {
             biases: None,
         },
         activation: Activation::Silu,
-        shared: Some(SharedExpert { dense, gate: Some(linear("shared gate", &[1, 32])) }),
+        shared: Some(SharedExpert { dense: *dense, gate: Some(linear("shared gate", &[1, 32])) }),
     }));
     let Mixer::Attention(attention) = &mut layer.mixer;
     attention.window = Some(4);
