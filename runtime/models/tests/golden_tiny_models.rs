@@ -22,6 +22,8 @@ const CASES: &[(&str, &str, Option<&str>)] = &[
     ("tiny_qwen3_moe", "", Some("the shape of model.layers.0.mlp.experts.gate_proj")),
     ("tiny_qwen3_moe", "model.gguf", Some("the shape of blk.0.ffn_gate_exps.weight")),
     ("tiny_qwen3_moe_fused", "", Some("the shape of model.layers.1.mlp.experts.gate_proj")),
+    ("tiny_gpt_oss", "", Some("YaRN")),
+    ("tiny_gpt_oss", "model.gguf", Some("YaRN")),
 ];
 
 /// What `reference` may differ by. Measured on 2026-11-22: 1.72e-5 and 2.72e-6 at most, of logits that are recorded to 6
@@ -88,6 +90,12 @@ fn experts_are_counted_in_all_and_by_token() {
         let experts = 2 * 8 * 3 * 32 * 64;
         assert_eq!(facts.parameters - facts.active_parameters, experts / 8 * 6, "2 of 8 experts for each token");
         assert_eq!(facts.quantization, "BF16");
+    }
+    for file in ["", "model.gguf"] {
+        let facts = GoldenModel::open("tiny_gpt_oss", file).opened.facts;
+        let experts = 3 * 4 * (3 * 64 * 64 + 3 * 64);
+        assert_eq!(facts.parameters - facts.active_parameters, experts / 4 * 2, "2 of 4 experts for each token");
+        assert_eq!(facts.quantization, "MXFP4");
     }
     let dense = GoldenModel::open("tiny_qwen3", "").opened.facts;
     assert_eq!(dense.parameters, dense.active_parameters);
