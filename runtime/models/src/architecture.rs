@@ -9,11 +9,14 @@ use crate::llama::Llama;
 use crate::mistral::Mistral;
 use crate::qwen2::Qwen2;
 use crate::qwen3::Qwen3;
+use crate::qwen3_5::{Qwen3_5, Qwen3_5Moe};
 use crate::qwen3_moe::Qwen3Moe;
+use crate::qwen3_next::Qwen3Next;
 use crate::spec::ModelSpec;
 
 /// Every architecture there is. Adding one: its file, and its line here.
-pub static ARCHITECTURES: &[&dyn Architecture] = &[&Llama, &Mistral, &Qwen2, &Qwen3, &Qwen3Moe, &GptOss];
+pub static ARCHITECTURES: &[&dyn Architecture] =
+    &[&Llama, &Mistral, &Qwen2, &Qwen3, &Qwen3Moe, &Qwen3Next, &Qwen3_5, &Qwen3_5Moe, &GptOss];
 
 /// One family of models, in one file.
 pub trait Architecture: Sync {

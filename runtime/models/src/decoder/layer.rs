@@ -95,6 +95,8 @@ impl LayerParts<'_> {
             o_proj: self.linear(O_PROJ, [hidden, queries], biases == Biases::All),
             q_norm: None,
             k_norm: None,
+            v_norm: None,
+            gate_proj: None,
             sinks: None,
             kv_scales: self.kv_scales(),
         }
@@ -129,13 +131,19 @@ impl LayerParts<'_> {
 
     /// A layer with one norm before each part.
     pub(crate) fn layer(&self, attention: Attention, feed_forward: FeedForward) -> Layer {
+        self.layer_of(Mixer::Attention(Box::new(attention)), feed_forward)
+    }
+
+    /// The same with any mixer.
+    pub(crate) fn layer_of(&self, mixer: Mixer, feed_forward: FeedForward) -> Layer {
         Layer {
             mixer_norm: self.norm(INPUT_LAYERNORM),
-            mixer: Mixer::Attention(attention),
+            mixer,
             post_mixer_norm: None,
             feed_forward_norm: self.norm(POST_ATTENTION_LAYERNORM),
             feed_forward,
             post_feed_forward_norm: None,
+            output_scale: None,
         }
     }
 

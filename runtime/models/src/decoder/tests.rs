@@ -52,7 +52,7 @@ fn attentions(spec: &ModelSpec) -> Vec<&Attention> {
     spec.layers
         .iter()
         .map(|layer| {
-            let Mixer::Attention(attention) = &layer.mixer;
+            let Mixer::Attention(attention) = &layer.mixer else { panic!("should be attention") };
             attention
         })
         .collect()
