@@ -19,6 +19,7 @@ pub(crate) use delta_net::DeltaProjections;
 pub(crate) use experts::{ExpertSizes, MAX_EXPERTS};
 pub(crate) use from_gguf::Keys;
 pub(crate) use layer::{Biases, LayerParts, Name};
+pub(crate) use rope::scaling as rope_scaling;
 pub(crate) use validate::{Dimensions, between, positive};
 pub(crate) use window::windows;
 pub use window::{LayerType, QwenWindow};

@@ -15,6 +15,7 @@ pub mod spec;
 
 pub mod architecture;
 pub mod decoder;
+pub mod gemma4;
 pub mod gpt_oss;
 pub mod llama;
 pub mod mistral;

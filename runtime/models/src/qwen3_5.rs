@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::architecture::{Architecture, Checkpoint, SpecError};
 use crate::decoder::DeltaProjections;
-use crate::qwen3_next::{Config, config_json};
+use crate::qwen3_next::Config;
 use crate::spec::ModelSpec;
 
 /// The entry of the dense models in the list of architectures.
@@ -40,7 +40,7 @@ impl Architecture for Qwen3_5 {
     }
 
     fn spec(&self, checkpoint: &Checkpoint<'_>) -> Result<ModelSpec, SpecError> {
-        spec(self.name(), checkpoint, config_json(checkpoint, "qwen35")?)
+        spec(self.name(), checkpoint, checkpoint.config_json("qwen35")?)
     }
 }
 
@@ -54,7 +54,7 @@ impl Architecture for Qwen3_5Moe {
     }
 
     fn spec(&self, checkpoint: &Checkpoint<'_>) -> Result<ModelSpec, SpecError> {
-        let mut json = config_json(checkpoint, "qwen35moe")?.clone();
+        let mut json = checkpoint.config_json("qwen35moe")?.clone();
         // No layer is dense: the key is not there, and what would be read is not used.
         if let Some(width) = json.get("moe_intermediate_size").cloned() {
             json.entry("intermediate_size").or_insert(width);

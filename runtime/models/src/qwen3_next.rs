@@ -10,7 +10,7 @@ use kindling_kernels::{Activation, DeltaNetShape, RotaryStyle, RouteRule};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::architecture::{Architecture, Checkpoint, Description, SpecError};
+use crate::architecture::{Architecture, Checkpoint, SpecError};
 use crate::decoder::{Decoder, DecoderConfig, DeltaProjections, ExpertSizes, LayerParts, MAX_EXPERTS, Name, between};
 use crate::spec::{FeedForward, Layer, Mixer, ModelSpec, Moe};
 
@@ -221,16 +221,6 @@ impl Config {
     }
 }
 
-/// The `config.json`, or the refusal of GGUF files, which have the parts of these families in other orders.
-pub(crate) fn config_json<'a>(checkpoint: &Checkpoint<'a>, gguf: &str) -> Result<&'a Map<String, Value>, SpecError> {
-    match checkpoint.description {
-        Description::ConfigJson(json) => Ok(json),
-        Description::Gguf(_) => {
-            Err(SpecError::unsupported("general.architecture", gguf, "only safetensors of this family are"))
-        }
-    }
-}
-
 impl Architecture for Qwen3Next {
     fn name(&self) -> &'static str {
         "Qwen3NextForCausalLM"
@@ -241,7 +231,7 @@ impl Architecture for Qwen3Next {
     }
 
     fn spec(&self, checkpoint: &Checkpoint<'_>) -> Result<ModelSpec, SpecError> {
-        let config = Config::read(self.name(), config_json(checkpoint, "qwen3next")?)?;
+        let config = Config::read(self.name(), checkpoint.config_json("qwen3next")?)?;
         config.model(self.name(), checkpoint, DeltaProjections::ByKeyHead)
     }
 }

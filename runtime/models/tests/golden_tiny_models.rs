@@ -22,11 +22,16 @@ const CASES: &[(&str, &str, Option<&str>)] = &[
     ("tiny_qwen3_moe", "", Some("the shape of model.layers.0.mlp.experts.gate_proj")),
     ("tiny_qwen3_moe", "model.gguf", Some("the shape of blk.0.ffn_gate_exps.weight")),
     ("tiny_qwen3_moe_fused", "", Some("the shape of model.layers.1.mlp.experts.gate_proj")),
+    ("tiny_qwen3_next", "", Some("recurrent layers")),
+    ("tiny_qwen3_5", "", Some("recurrent layers")),
+    ("tiny_qwen3_5_moe", "", Some("recurrent layers")),
+    ("tiny_gemma4", "", Some("the op scale")),
 ];
 
-/// What `reference` may differ by. Measured on 2026-11-22: 1.72e-5 and 2.72e-6 at most, of logits that are recorded to 6
-/// digits and reach 18.
-const REFERENCE: Distance = Distance { greatest: 5e-5, mean: 8e-6 };
+/// What `reference` may differ by. Measured on 2026-11-22: 6.82e-5 and 4.91e-6 at most, of logits that are recorded to 6
+/// digits and reach 18. The greatest is of `tiny_qwen3_5`, where passes of transformers that cut the prompt are apart by
+/// 3.15e-5 themselves; without delta nets it is 3.21e-5.
+const REFERENCE: Distance = Distance { greatest: 1e-4, mean: 8e-6 };
 /// What `cpu` may differ by: it rounds activations, keys and values to 16 bits. Measured on 2026-11-22 with AVX-512:
 /// 1.04e-2 and 1.70e-3 at most.
 const CPU: Distance = Distance { greatest: 0.03, mean: 0.005 };

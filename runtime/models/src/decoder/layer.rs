@@ -120,9 +120,14 @@ impl LayerParts<'_> {
 
     /// `down(silu(gate(x)) * up(x))`.
     pub(crate) fn dense(&self, has_biases: bool) -> FeedForward {
+        self.dense_with(Activation::Silu, has_biases)
+    }
+
+    /// `down(activation(gate(x), up(x)))`.
+    pub(crate) fn dense_with(&self, activation: Activation, has_biases: bool) -> FeedForward {
         let (hidden, inner) = (self.decoder.config.hidden_size, self.decoder.config.intermediate_size);
         FeedForward::Gated(GatedDense {
-            activation: Activation::Silu,
+            activation,
             gate_proj: self.linear(GATE_PROJ, [inner, hidden], has_biases),
             up_proj: self.linear(UP_PROJ, [inner, hidden], has_biases),
             down_proj: self.linear(DOWN_PROJ, [hidden, inner], has_biases),

@@ -53,7 +53,7 @@ fn attentions(spec: &ModelSpec) -> Vec<&Attention> {
         .iter()
         .map(|layer| {
             let Mixer::Attention(attention) = &layer.mixer else { panic!("should be attention") };
-            attention
+            attention.as_ref()
         })
         .collect()
 }
