@@ -13,6 +13,7 @@ mod local_models;
 mod logging;
 mod operator;
 mod pull;
+mod quantize;
 mod runtime;
 mod up;
 
@@ -30,6 +31,7 @@ enum Command {
     #[command(subcommand)]
     Cache(cache::Command),
     Pull(pull::Args),
+    Quantize(quantize::Args),
     Runtime(runtime::Args),
     Gateway(gateway::Args),
     Bench(bench::Args),
@@ -42,6 +44,7 @@ async fn main() -> ExitCode {
         Command::Up(args) => up::run(args).await,
         Command::Cache(command) => cache::run(command),
         Command::Pull(args) => pull::run(args).await,
+        Command::Quantize(args) => quantize::run(args).await,
         Command::Runtime(args) => runtime::run(args).await,
         Command::Gateway(args) => gateway::run(args).await,
         Command::Bench(args) => bench::run(args).await,

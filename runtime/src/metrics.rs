@@ -109,16 +109,8 @@ impl Metrics {
                 "From a request's arrival to its first step.",
                 QUEUE_SECONDS,
             ),
-            grammar_mask_seconds: histogram(
-                "grammar_mask_seconds",
-                "To find the tokens that a grammar allows next.",
-                MASK_SECONDS,
-            ),
-            grammar_compile_seconds: histogram(
-                "grammar_compile_seconds",
-                "From a form that an output must have to its grammar.",
-                COMPILE_SECONDS,
-            ),
+            grammar_mask_seconds: histogram("grammar_mask_seconds", "To find a grammar's next tokens.", MASK_SECONDS),
+            grammar_compile_seconds: histogram("grammar_compile_seconds", "From form to grammar.", COMPILE_SECONDS),
             preemptions_total: counter("preemptions_total", "Completions that lost their KV blocks for a while."),
             prefix_cache_queries_total: counter(
                 "prefix_cache_queries_total",

@@ -112,7 +112,7 @@ fn request(id: u64, prompt: Vec<u32>, max_tokens: usize) -> Request {
         stop_token_ids: Vec::new(),
         ignore_eos: true,
         priority: 0,
-        // Made-up tokens are measured as if nobody had seen them before.
+        // Each run is to compute all of it.
         prefix_cache: None,
         speculate: false,
         sampling: SamplingParams::default(),

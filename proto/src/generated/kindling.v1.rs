@@ -39,6 +39,18 @@ pub mod generate_request {
         TokenIds(super::TokenIds),
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PrefixCache {
+    /// Neither uses what others have computed nor leaves anything to them.
+    #[prost(bool, tag = "1")]
+    pub bypass: bool,
+    /// Only requests of the same salt share anything, e.g. those of one tenant.
+    #[prost(string, tag = "2")]
+    pub salt: ::prost::alloc::string::String,
+    /// Whatever else decides what the prompt means to the model.
+    #[prost(string, repeated, tag = "3")]
+    pub extra_keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 /// The output has this form unless max_tokens ends it early. Where nothing can
 /// follow, it ends with FINISH_REASON_STOP.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -74,18 +86,6 @@ pub struct JsonObject {}
 pub struct Choice {
     #[prost(string, repeated, tag = "1")]
     pub choices: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct PrefixCache {
-    /// Neither uses what others have computed nor leaves anything to them.
-    #[prost(bool, tag = "1")]
-    pub bypass: bool,
-    /// Only requests of the same salt share anything, e.g. those of one tenant.
-    #[prost(string, tag = "2")]
-    pub salt: ::prost::alloc::string::String,
-    /// Whatever else decides what the prompt means to the model.
-    #[prost(string, repeated, tag = "3")]
-    pub extra_keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ChatInput {

@@ -3,7 +3,8 @@
 //! Figures are tokens per second by the clock and, in brackets, per second of CPU time of all threads: the second holds
 //! on a busy machine too.
 //!
-//! `cargo run --release -p kindling-kernels --example decode_bench -- [dtype] [isa] [threads..]`
+//! `cargo run --release -p kindling-kernels --example decode_bench -- [dtype] [isa] [kv8] [ctx=tokens] [threads..]`
+//! With `ctx` a prompt of that length is computed in parts of 512, then tokens after it.
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 
 #[path = "../tests/common/mod.rs"]
@@ -19,7 +20,7 @@ const PROMPT: usize = 512;
 const GENERATED: usize = 16;
 const REPETITIONS: usize = 3;
 const BLOCK_SIZE: usize = 32;
-const MAX_CONTEXT: usize = 1024;
+const SHORT_CONTEXT: usize = 1024;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -29,11 +30,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if threads.is_empty() {
         threads = vec![1, 2];
     }
-    let config = Llama { dtype: dtype.unwrap_or(DType::Q4_1), ..SMOLLM2_135M };
+    let context = arguments.iter().find_map(|argument| argument.strip_prefix("ctx=")?.parse().ok());
+    let max_context = context.map_or(SHORT_CONTEXT, |context: usize| context + GENERATED);
+    let max_sequences = if context.is_some() { 1 } else { 16 };
+    let dtype = dtype.unwrap_or(DType::Q4_1);
+    // The sample model's embedding is Q8_0 beside blocks of four bits.
+    let embedding = if dtype.block_elements() == 1 { dtype } else { DType::Q8_0 };
+    let config = Llama { dtype, embedding, ..SMOLLM2_135M };
     let (plan, weights) = config.build();
     let backend = CpuBackend::with_isa(isa).ok_or("this machine lacks the instruction set")?;
     println!(
-        "{} blocks, Q8_0 head, {:?}, weights {:.1} MB",
+        "{} blocks, {embedding} head, {:?}, weights {:.1} MB",
         config.dtype,
         backend.kernels(),
         megabytes(weights.num_bytes())
@@ -41,12 +48,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for num_threads in threads {
         let limits = Limits {
             max_tokens_per_step: PROMPT,
-            max_sequences: 16,
-            max_logits_per_step: 16,
-            max_context: MAX_CONTEXT,
+            max_sequences,
+            max_logits_per_step: max_sequences,
+            max_context,
             block_size: BLOCK_SIZE,
-            num_blocks: vec![16 * MAX_CONTEXT / BLOCK_SIZE; plan.cache_groups.len()],
-            kv_type: KvType::Wide,
+            num_blocks: vec![max_sequences * max_context.div_ceil(BLOCK_SIZE); plan.cache_groups.len()],
+            kv_type: if arguments.iter().any(|argument| argument == "kv8") { KvType::F8E4M3 } else { KvType::Wide },
             num_threads,
         };
         let start = Instant::now();
@@ -54,6 +61,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let memory = model.memory();
         println!("{num_threads} threads: prepared in {:.2} s, {memory:?}", start.elapsed().as_secs_f64());
         for _ in 0..REPETITIONS {
+            if let Some(context) = context {
+                long_context(&mut *model, context);
+                continue;
+            }
             print!("  pp{PROMPT} {}", rate(PROMPT, || one_step(&mut *model, 1, PROMPT, 0)));
             for batch in [1, 4, 16] {
                 let decode = || (0..GENERATED).for_each(|i| one_step(&mut *model, batch, 1, 128 + i));
@@ -65,9 +76,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+fn long_context(model: &mut dyn PreparedModel, context: usize) {
+    let parts = |model: &mut dyn PreparedModel| {
+        (0..context).step_by(PROMPT).for_each(|first| one_step(model, 1, PROMPT.min(context - first), first));
+    };
+    print!("  pp{context} {}", rate(context, || parts(model)));
+    let decode = || (0..GENERATED).for_each(|i| one_step(model, 1, 1, context + i));
+    println!("  tg at {context} {}", rate(GENERATED, decode));
+}
+
 fn one_step(model: &mut dyn PreparedModel, num_sequences: usize, num_tokens: usize, context_len: usize) {
     let tokens: Vec<u32> = (0..num_tokens as u32).map(|i| i * 31 % 49152).collect();
-    let per_sequence = MAX_CONTEXT / BLOCK_SIZE;
+    let per_sequence = (context_len + num_tokens).div_ceil(BLOCK_SIZE).max(SHORT_CONTEXT / BLOCK_SIZE);
     let blocks: Vec<Vec<u32>> = (0..num_sequences)
         .map(|sequence| (0..per_sequence).map(|i| (sequence * per_sequence + i) as u32).collect())
         .collect();

@@ -1,6 +1,6 @@
 //! Speed of one linear layer by stored type, for one row and for many.
 //!
-//! `cargo run --release -p kindling-kernels --example linear_bench -- [isa] [threads]`
+//! `cargo run --release -p kindling-kernels --example linear_bench -- [dtype..] [isa] [threads]`
 //! The layers are repeated until they exceed the caches, as in a model. GB/s are stored bytes per second.
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 
@@ -27,7 +27,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let num_threads = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(1);
     let backend = CpuBackend::with_isa(isa).ok_or("this machine lacks the instruction set")?;
     println!("{isa}, {num_threads} threads; median of {REPETITIONS}");
-    for dtype in common::DTYPES {
+    let wanted = |dtype: &DType| arguments.iter().any(|argument| argument == dtype.name());
+    let all = !common::DTYPES.iter().any(wanted);
+    for dtype in common::DTYPES.into_iter().filter(|dtype| all || wanted(dtype)) {
         for shape in SHAPES {
             let (plan, weights, layer_bytes) = layers(dtype, shape);
             let num_layers = plan.ops.len() - 3;

@@ -2,9 +2,10 @@
 //!
 //! A row's result depends on the row alone: not on the batch, the cut into steps, the number of threads, nor on the
 //! instruction set. It differs from `reference` by the int8 rounding of activations that meet quantised weights, and by
-//! the f16 rounding of keys and values.
+//! the f16 rounding of keys and values. Recurrent layers are refused.
 
 mod add;
+mod attention_stage;
 mod buffers;
 mod embed_tokens;
 mod fuse;
@@ -13,10 +14,13 @@ mod gather_logit_rows;
 pub mod isa;
 mod kv_cache;
 mod kv_cache_append;
+mod kv_element;
 mod lanes;
 mod linear;
 mod linear_stage;
 mod model;
+mod moe_experts;
+mod moe_route;
 mod packed;
 mod paged_attention;
 mod pool;
@@ -24,6 +28,9 @@ mod quantise;
 mod rms_norm;
 mod rotary;
 mod rows;
+mod scale;
+mod sigmoid_gate_rows;
+mod soft_cap;
 mod stage;
 mod support;
 
@@ -33,17 +40,19 @@ use std::sync::Mutex;
 pub use isa::Isa;
 
 use crate::load::{Keeper, WeightHead, load_weights, zeroes};
-use crate::rotary_frequencies::rotary_frequencies;
+use crate::rotary_frequencies::{rotary_attention_factor, rotary_frequencies};
 use crate::{
     Backend, ExpertWeights, Limits, LoadProgress, Op, Plan, PrepareError, PreparedModel, WeightSource, dequantise,
     validate,
 };
+use attention_stage::parts_len;
 use buffers::Buffers;
 use isa::DetectedIsa;
 use kv_cache::KvCache;
-use model::{CpuModel, Weight, Weights};
+use model::{CpuModel, KvScales, Weight, Weights};
+use moe_experts::MoeRows;
 use packed::PackedMatrix;
-use paged_attention::scratch_tiles;
+use paged_attention::Scratch;
 use pool::Pool;
 use rotary::RotaryAngles;
 
@@ -93,22 +102,22 @@ impl Backend for CpuBackend {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Box<dyn PreparedModel>, PrepareError> {
         validate::validate(plan, limits)?;
-        support::check(plan, limits)?;
-        let weights = Weights(load_weights(plan, weights, progress, &Repack::new(plan))?);
+        support::check(plan)?;
+        let weights = Weights(load_weights(plan, weights, limits.num_threads, progress, &Repack::new(plan))?);
         let rotaries = plan
             .rotaries
             .iter()
             .map(|spec| {
                 let factors = spec.frequency_factors.map(|id| weights.vector(id));
-                RotaryAngles::new(rotary_frequencies(spec, factors), spec.style)
+                RotaryAngles::new(rotary_frequencies(spec, factors), spec.style, rotary_attention_factor(spec))
             })
             .collect();
         let groups = plan.cache_groups.iter().zip(&limits.num_blocks);
         let caches = groups
-            .map(|(spec, num_blocks)| KvCache::new(spec, limits.block_size, *num_blocks))
+            .map(|(spec, num_blocks)| KvCache::new(spec, limits.kv_type, limits.block_size, *num_blocks))
             .collect::<Result<Vec<_>, _>>()?;
         let scratch = (0..limits.num_threads)
-            .map(|_| zeroes(scratch_tiles(limits), "attention scores").map(Mutex::new))
+            .map(|_| Scratch::new(caches.iter().map(KvCache::layout)).map(Mutex::new))
             .collect::<Result<_, _>>()?;
         let pool = Pool::new(limits.num_threads)
             .map_err(|source| PrepareError::Threads { num_threads: limits.num_threads, source })?;
@@ -120,6 +129,9 @@ impl Backend for CpuBackend {
             buffers: Buffers::new(plan, limits)?,
             quantised: zeroes(quantised_blocks(plan, &weights, limits), "quantised activations")?,
             scratch,
+            moe: MoeRows::new(plan, limits)?,
+            parts: zeroes(parts_len(plan, limits), "parts of attention")?,
+            kv_scales: KvScales::new(plan, &weights),
             pool,
             weights,
             plan: plan.clone(),
@@ -172,12 +184,14 @@ impl Keeper for Repack<'_> {
     }
 }
 
-/// Room for the input of the widest linear layer of an integer family.
+/// Room for the input of the widest linear layer of an integer family, or of the experts.
 fn quantised_blocks(plan: &Plan, weights: &Weights, limits: &Limits) -> Option<usize> {
     let widths = plan.ops.iter().filter_map(|op| match op {
         Op::Linear { weight, .. } => Some(weights.matrix(*weight)),
         _ => None,
     });
     let widest = widths.filter(|matrix| matrix.is_int()).map(|matrix| matrix.row_len.div_ceil(32)).max().unwrap_or(0);
-    limits.max_tokens_per_step.max(limits.max_logits_per_step).checked_mul(widest)
+    let linear = limits.max_tokens_per_step.max(limits.max_logits_per_step).checked_mul(widest);
+    let mut experts = plan.ops.iter().map(|op| moe_experts::quantised_blocks(op, weights, limits));
+    experts.try_fold(linear?, |most, blocks| Some(most.max(blocks?)))
 }

@@ -11,6 +11,7 @@ pub mod cpu;
 pub mod dequantise;
 pub mod dtype;
 mod load;
+pub mod nvfp4;
 pub mod plan;
 pub mod reference;
 pub mod rotary_frequencies;

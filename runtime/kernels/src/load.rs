@@ -3,13 +3,17 @@
 
 use std::alloc::{Layout, alloc_zeroed};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError, mpsc};
 
 use crate::{
     DType, LoadProgress, Plan, PrepareError, RowRange, TensorDesc, TensorScale, WeightError, WeightSource, WeightSpec,
 };
 
-/// Bytes of a stage, unless a single row is larger: what is held twice while a weight is repacked.
-const STAGE_BYTES: usize = 8 << 20;
+/// Bytes of a stage, unless a single row is larger: what each reader holds twice while a weight is repacked.
+const STAGE_BYTES: usize = 4 << 20;
+/// More readers would hold more stages than a small model may cost beside its weights, and disks gain nothing.
+const MAX_READERS: usize = 8;
 
 /// What is known of a weight before its rows come.
 pub(crate) struct WeightHead<'a> {
@@ -33,35 +37,86 @@ pub(crate) trait Keeper {
     fn rows(&self, held: &mut Self::Held, first_row: usize, bytes: &[u8]);
 }
 
-/// Reads every weight of the plan, in the order of their ids. One stage is in memory at a time.
-pub(crate) fn load_weights<K: Keeper>(
+/// Reads every weight of the plan with up to `num_threads` readers, the largest weights first; they come back in the
+/// order of their ids. Each weight has one reader, which has one stage in memory at a time. Nothing is read before all
+/// weights are found to be there and of the right shape.
+///
+/// # Errors
+/// Of the first weight by id of those that failed; the others are not read to the end then.
+pub(crate) fn load_weights<K>(
     plan: &Plan,
     source: &dyn WeightSource,
+    num_threads: usize,
     progress: &mut dyn FnMut(LoadProgress),
     keeper: &K,
-) -> Result<Vec<K::Held>, PrepareError> {
+) -> Result<Vec<K::Held>, PrepareError>
+where
+    K: Keeper + Sync,
+    K::Held: Send,
+{
     let parts = plan.weights.iter().map(|spec| parts(spec, source)).collect::<Result<Vec<_>, _>>()?;
-    let total_bytes = parts.iter().flatten().map(|part| (part.range.count * part.desc.row_bytes()) as u64).sum();
-    let mut loaded_bytes = 0;
-    let mut stage = Vec::new();
-    let mut all = Vec::with_capacity(parts.len());
-    for (spec, parts) in plan.weights.iter().zip(&parts) {
-        let dtype = parts[0].desc.dtype;
-        let mut held = keeper.begin(WeightHead { spec, dtype, row_scales: row_scales(spec, parts) })?;
-        let mut first_row = 0;
-        for part in parts {
-            let row_bytes = part.desc.row_bytes();
-            for rows in stages(part.range.count, row_bytes * part.range.step) {
-                read_part(source, part, rows.clone(), &mut stage)?;
-                keeper.rows(&mut held, first_row, &stage);
-                first_row += rows.len();
-                loaded_bytes += (rows.len() * row_bytes) as u64;
-                progress(LoadProgress { loaded_bytes, total_bytes });
+    let sizes: Vec<u64> = parts.iter().map(|parts| parts.iter().map(Part::num_bytes).sum()).collect();
+    let total_bytes = sizes.iter().sum();
+    let mut order: Vec<usize> = (0..parts.len()).collect();
+    order.sort_by_key(|index| std::cmp::Reverse(sizes[*index]));
+    let (next, has_failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let all: Vec<Mutex<Option<Result<K::Held, PrepareError>>>> = parts.iter().map(|_| Mutex::new(None)).collect();
+    let reader = |sender: mpsc::Sender<u64>| {
+        let mut stage = Vec::new();
+        while let Some(index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let mut read = |num_bytes| {
+                // The receiver stays until all senders are gone.
+                let _ = sender.send(num_bytes);
+                !has_failed.load(Ordering::Relaxed)
+            };
+            let result = load_weight((&plan.weights[*index], &parts[*index]), source, keeper, (&mut stage, &mut read));
+            has_failed.fetch_or(result.is_err(), Ordering::Relaxed);
+            *all[*index].lock().unwrap_or_else(PoisonError::into_inner) = result.transpose();
+            if has_failed.load(Ordering::Relaxed) {
+                break;
             }
         }
-        all.push(held);
+    };
+    std::thread::scope(|scope| {
+        let (sender, receiver) = mpsc::channel();
+        for _ in 0..num_threads.clamp(1, MAX_READERS).min(parts.len()) {
+            let sender = sender.clone();
+            scope.spawn(|| reader(sender));
+        }
+        drop(sender);
+        let mut loaded_bytes = 0;
+        for num_bytes in receiver {
+            loaded_bytes += num_bytes;
+            progress(LoadProgress { loaded_bytes, total_bytes });
+        }
+    });
+    let all: Vec<_> =
+        all.into_iter().filter_map(|held| held.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
+    all.into_iter().collect()
+}
+
+/// Reads one weight stage by stage; `read` is told the bytes of each, and says whether to go on. `None`: it said no.
+fn load_weight<K: Keeper>(
+    (spec, parts): (&WeightSpec, &[Part]),
+    source: &dyn WeightSource,
+    keeper: &K,
+    (stage, read): (&mut Vec<u8>, &mut dyn FnMut(u64) -> bool),
+) -> Result<Option<K::Held>, PrepareError> {
+    let dtype = parts[0].desc.dtype;
+    let mut held = keeper.begin(WeightHead { spec, dtype, row_scales: row_scales(spec, parts) })?;
+    let mut first_row = 0;
+    for part in parts {
+        let row_bytes = part.desc.row_bytes();
+        for rows in stages(part.range.count, row_bytes * part.range.step) {
+            read_part(source, part, rows.clone(), stage)?;
+            keeper.rows(&mut held, first_row, stage);
+            first_row += rows.len();
+            if !read((rows.len() * row_bytes) as u64) {
+                return Ok(None);
+            }
+        }
     }
-    Ok(all)
+    Ok(Some(held))
 }
 
 /// Reserves room for `count` more elements, or says what could not be had.
@@ -107,6 +162,12 @@ pub(crate) fn zeroes<T: ZeroBytes>(count: Option<usize>, what: &'static str) -> 
 struct Part {
     desc: TensorDesc,
     range: RowRange,
+}
+
+impl Part {
+    fn num_bytes(&self) -> u64 {
+        (self.range.count * self.desc.row_bytes()) as u64
+    }
 }
 
 /// Where the rows of a weight lie; checked: they exist, are as long as the plan says and of one type.
@@ -206,3 +267,6 @@ fn read_part(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

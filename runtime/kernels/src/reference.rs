@@ -52,7 +52,7 @@ impl Backend for ReferenceBackend {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Box<dyn PreparedModel>, PrepareError> {
         validate::validate(plan, limits)?;
-        let tensors = load_weights(plan, weights, progress, &Dequantise)?;
+        let tensors = load_weights(plan, weights, limits.num_threads, progress, &Dequantise)?;
         let tensors: Vec<Vec<f32>> = tensors.into_iter().map(|tensor| tensor.values).collect();
         let rotaries = plan
             .rotaries

@@ -3,7 +3,7 @@
 mod common;
 
 use common::plans::PlanBuilder;
-use common::{Part, assert_close, cpu_backends, limits, run, step};
+use common::{Part, assert_all_close, assert_close, cpu_backends, limits, rows_step, run, step};
 use kindling_kernels::{Activation, Op, ReferenceBackend};
 
 /// Another exponential: measured 5.4e-8 at most on 2026-11-22.
@@ -27,6 +27,29 @@ fn matches_reference_into_either_input() {
                 assert_close(&found, &expected, TOLERANCE, &format!("{num_rows} x {width} on {isa}"));
                 assert_eq!(*first.get_or_insert(found.clone()), found, "instruction sets agree on every bit");
             }
+        }
+    }
+}
+
+#[test]
+fn every_activation_matches_reference() {
+    let activations = [
+        Activation::Silu,
+        Activation::GeluTanh,
+        Activation::Sigmoid,
+        Activation::ClampedSwiglu { alpha: 1.702, limit: 2.5 },
+    ];
+    for activation in activations {
+        for width in [7, 96, 576] {
+            let mut builder = PlanBuilder::new(width);
+            let (gate, up) = (builder.input(width), builder.input(width));
+            for buffer in [gate, up] {
+                builder.plan.ops.push(Op::Scale { buffer, factor: 6.0, weight: None });
+            }
+            builder.plan.ops.push(Op::GatedActivation { gate, up, activation, output: gate });
+            let model = builder.finish(gate);
+            let what = format!("{activation:?} {width}");
+            assert_all_close(&model, (&limits(), &rows_step(17, width, 0)), 5e-7, &what);
         }
     }
 }

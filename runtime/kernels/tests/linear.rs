@@ -5,7 +5,9 @@ mod common;
 use std::sync::Arc;
 
 use common::plans::PlanBuilder;
-use common::{DTYPES, MemoryWeights, Part, assert_close, cpu_backends, limits, prepare, relative_error, run, step};
+use common::{
+    DTYPES, LONG_DTYPES, MemoryWeights, Part, assert_close, cpu_backends, limits, prepare, relative_error, run, step,
+};
 use kindling_kernels::{
     Activation, Backend, CpuBackend, DType, Limits, Op, Plan, ReferenceBackend, Rows, Step, TensorScale,
 };
@@ -71,6 +73,26 @@ fn rows_of_any_length_that_a_type_allows() {
         for (isa, backend) in cpu_backends() {
             let found = run(&backend, &model, &limits(), &rows(11, shape.0));
             assert_close(&found, &expected, tolerance, &format!("{dtype} {shape:?} on {isa}"));
+        }
+    }
+}
+
+#[test]
+fn types_of_long_blocks_match_the_reference() {
+    for dtype in LONG_DTYPES {
+        let tolerance = if dtype == DType::F8E4M3Block128 { FLOAT_TOLERANCE } else { INT_TOLERANCE };
+        for shape in [(17, 256), (200, 768)] {
+            let model = linear(dtype, shape, true);
+            let expected = run(&ReferenceBackend, &model, &limits(), &rows(11, shape.0));
+            let results: Vec<_> = cpu_backends()
+                .iter()
+                .map(|(isa, backend)| {
+                    let found = run(backend, &model, &limits(), &rows(11, shape.0));
+                    assert_close(&found, &expected, tolerance, &format!("{dtype} {shape:?} on {isa}"));
+                    found
+                })
+                .collect();
+            assert!(results.iter().all(|result| result == &results[0]), "{dtype} {shape:?}");
         }
     }
 }

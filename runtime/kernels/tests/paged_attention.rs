@@ -6,7 +6,8 @@ mod common;
 use common::plans::PlanBuilder;
 use common::{MemoryWeights, NUM_BLOCKS, Part, Rng, assert_close, cpu_backends, limits, prepare, run, step};
 use kindling_kernels::{
-    Backend, CacheGroupId, CacheGroupKind, CacheGroupSpec, Limits, Op, Plan, ReferenceBackend, Rows, WeightSource,
+    Backend, CacheGroupId, CacheGroupKind, CacheGroupSpec, DType, EVICTED_BLOCK, KvType, Limits, Op, Plan,
+    ReferenceBackend, Rows, WeightSource,
 };
 
 /// Keys and values are rounded to f16: measured 2.5e-4 at most on 2026-11-22.
@@ -15,9 +16,15 @@ const TOLERANCE: f64 = 5e-4;
 /// `(query heads, key heads, elements per head)`: as in SmolLM2, odd, and large; then heads that fill no vector.
 const HEADS: [(usize, usize, usize); 6] = [(9, 3, 64), (4, 4, 80), (8, 1, 128), (5, 1, 32), (2, 2, 20), (1, 1, 7)];
 
-fn attention(
+fn attention(heads: (usize, usize, usize), kind: CacheGroupKind) -> (Plan, MemoryWeights) {
+    attention_with(heads, kind, false)
+}
+
+/// `extras`: sinks, and scales of an 8-bit cache.
+fn attention_with(
     (num_heads, num_kv_heads, head_dim): (usize, usize, usize),
     kind: CacheGroupKind,
+    extras: bool,
 ) -> (Plan, MemoryWeights) {
     let (width, kv_width) = (num_heads * head_dim, num_kv_heads * head_dim);
     let mut builder = PlanBuilder::new(width);
@@ -25,8 +32,10 @@ fn attention(
     let (query, key, value) = (builder.input(width), builder.input(kv_width), builder.input(kv_width));
     let output = builder.buffer(width, Rows::Tokens);
     let (group, layer, scale) = (CacheGroupId(0), 1, 3.0 / (head_dim as f32).sqrt());
-    builder.plan.ops.push(Op::KvCacheAppend { key, value, group, layer, kv_scales: None });
-    builder.plan.ops.push(Op::PagedAttention { query, output, num_heads, scale, sinks: None, group, layer });
+    let sinks = extras.then(|| builder.weight(DType::BF16, &[num_heads], 3.0));
+    let kv_scales = extras.then(|| [(); 2].map(|()| builder.weight(DType::F32, &[1], 0.02)).into());
+    builder.plan.ops.push(Op::KvCacheAppend { key, value, group, layer, kv_scales });
+    builder.plan.ops.push(Op::PagedAttention { query, output, num_heads, scale, sinks, group, layer });
     builder.finish(output)
 }
 
@@ -74,6 +83,81 @@ fn matches_reference_over_scattered_blocks() {
                     assert_eq!(*first.get_or_insert(found.clone()), found, "instruction sets agree on every bit");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn sinks_and_an_8_bit_cache_match_reference() {
+    let mut rng = Rng(6);
+    for heads in HEADS {
+        for (extras, kv_type) in [(true, KvType::Wide), (false, KvType::F8E4M3), (true, KvType::F8E4M3)] {
+            let model = attention_with(heads, CacheGroupKind::Window { window: 40 }, extras);
+            let limits = Limits { kv_type, num_threads: 2, ..limits() };
+            let blocks = rng.permutation(NUM_BLOCKS);
+            let tokens = tokens(&mut rng, 61, model.0.vocab_size);
+            let cuts = [1, 2, 53, 5];
+            let expected = in_steps(&ReferenceBackend, &model, (&tokens, &blocks), (&cuts, &limits));
+            let mut first: Option<Vec<f32>> = None;
+            for (isa, backend) in cpu_backends() {
+                let found = in_steps(&backend, &model, (&tokens, &blocks), (&cuts, &limits));
+                assert_close(&found, &expected, TOLERANCE, &format!("{heads:?} {extras} {kv_type:?} on {isa}"));
+                assert_eq!(*first.get_or_insert(found.clone()), found, "instruction sets agree on every bit");
+            }
+        }
+    }
+}
+
+/// Contexts of several chunks, which one token's step hands to several threads and a long prompt's does not.
+#[test]
+fn long_contexts_give_the_same_bits_however_they_are_cut() {
+    let mut rng = Rng(7);
+    for (kind, extras, kv_type) in [
+        (CacheGroupKind::Full, false, KvType::Wide),
+        (CacheGroupKind::Window { window: 300 }, true, KvType::Wide),
+        (CacheGroupKind::Full, true, KvType::F8E4M3),
+    ] {
+        let model = attention_with((9, 3, 64), kind, extras);
+        let (len, base) = (611, Limits { max_tokens_per_step: 1024, max_context: 1024, kv_type, ..limits() });
+        let base = Limits { max_logits_per_step: 1024, ..base };
+        let tokens = tokens(&mut rng, len, model.0.vocab_size);
+        let blocks = rng.permutation(NUM_BLOCKS);
+        let expected = in_steps(&ReferenceBackend, &model, (&tokens, &blocks), (&[len], &base));
+        for (isa, backend) in cpu_backends() {
+            let whole = in_steps(&backend, &model, (&tokens, &blocks), (&[len], &base));
+            assert_close(&whole, &expected, TOLERANCE, &format!("{kind:?} {kv_type:?} on {isa}"));
+            for num_threads in [1, 2, 3] {
+                let limits = Limits { num_threads, ..base.clone() };
+                let cut = in_steps(&backend, &model, (&tokens, &blocks), (&[300, 1, 255, 2, 1, 1, 50, 1], &limits));
+                assert_eq!(cut, whole, "{kind:?} {kv_type:?} on {isa} with {num_threads} threads");
+            }
+        }
+    }
+}
+
+#[test]
+fn evicted_blocks_of_a_window_are_not_read() {
+    let mut rng = Rng(8);
+    let model = attention((4, 2, 32), CacheGroupKind::Window { window: 20 });
+    let tokens = tokens(&mut rng, 100, model.0.vocab_size);
+    let blocks = rng.permutation(NUM_BLOCKS);
+    for (isa, backend) in cpu_backends() {
+        for num_threads in [1, 2] {
+            let limits = Limits { num_threads, max_tokens_per_step: 100, ..limits() };
+            let limits = Limits { max_logits_per_step: 100, ..limits };
+            let whole = in_steps(&backend, &model, (&tokens, &blocks), (&[100], &limits));
+            let mut prepared = prepare(&backend, &model.0, &model.1, &limits);
+            let (mut rows, mut logits) = (Vec::new(), Vec::new());
+            for (context_len, len) in [(0, 40), (40, 30), (70, 1), (71, 29)] {
+                // 20 positions are seen, the token's own included.
+                let seen = (context_len + 1usize).saturating_sub(20) / limits.block_size;
+                let mut blocks = blocks.clone();
+                blocks[..seen].fill(EVICTED_BLOCK);
+                let part = Part { tokens: &tokens[context_len..context_len + len], context_len, blocks: &blocks };
+                prepared.execute(&step(&[part], 1), &mut logits).unwrap();
+                rows.extend_from_slice(&logits);
+            }
+            assert_eq!(rows, whole, "on {isa} with {num_threads} threads");
         }
     }
 }

@@ -3,8 +3,8 @@
 mod common;
 
 use common::plans::PlanBuilder;
-use common::{Part, assert_close, cpu_backends, limits, norm, run, step};
-use kindling_kernels::{DType, ReferenceBackend, Rows};
+use common::{Part, assert_all_close, assert_close, cpu_backends, limits, norm, rows_step, run, step};
+use kindling_kernels::{DType, Op, ReferenceBackend, Rows};
 
 /// Order of f32 sums: measured 3.9e-7 at most on 2026-11-22.
 const TOLERANCE: f64 = 1e-6;
@@ -30,6 +30,22 @@ fn matches_reference_in_place_and_not() {
                 assert_close(&found, &expected, TOLERANCE, &format!("{num_rows} x {width} on {isa}"));
                 assert_eq!(*first.get_or_insert(found.clone()), found, "instruction sets agree on every bit");
             }
+        }
+    }
+}
+
+#[test]
+fn matches_reference_by_heads_without_weight_and_with_an_offset() {
+    for (group_width, num_groups) in [(64, 9), (20, 3), (7, 5), (1, 4), (128, 1)] {
+        for (has_weight, weight_offset) in [(true, 0.0), (true, 1.0), (false, 0.0)] {
+            let width = group_width * num_groups;
+            let mut builder = PlanBuilder::new(width);
+            let input = builder.input(width);
+            let weight = has_weight.then(|| builder.weight(DType::F32, &[group_width], 1.0));
+            builder.plan.ops.push(Op::RmsNorm { input, weight, eps: 1e-6, weight_offset, group_width, output: input });
+            let model = builder.finish(input);
+            let what = format!("{num_groups} x {group_width}, weight {has_weight}, offset {weight_offset}");
+            assert_all_close(&model, (&limits(), &rows_step(17, width, 0)), TOLERANCE, &what);
         }
     }
 }

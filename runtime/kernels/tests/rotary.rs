@@ -3,16 +3,25 @@
 mod common;
 
 use common::plans::PlanBuilder;
-use common::{MemoryWeights, Part, cpu_backends, limits, run, step};
+use common::{MemoryWeights, Part, assert_all_close, cpu_backends, limits, run, step};
 use kindling_kernels::{DType, Op, Plan, ReferenceBackend, RopeScaling, RotaryId, RotarySpec, RotaryStyle};
 
 const NUM_HEADS: usize = 3;
 
 fn rotary(style: RotaryStyle, head_dim: usize, rotary_dim: usize) -> (Plan, MemoryWeights) {
+    scaled_rotary(RopeScaling::Linear { factor: 2.0 }, style, head_dim, rotary_dim)
+}
+
+fn scaled_rotary(
+    scaling: RopeScaling,
+    style: RotaryStyle,
+    head_dim: usize,
+    rotary_dim: usize,
+) -> (Plan, MemoryWeights) {
     let mut builder = PlanBuilder::new(NUM_HEADS * head_dim);
     let buffer = builder.input(NUM_HEADS * head_dim);
     let factors = builder.weight(DType::F32, &[rotary_dim / 2], 1.0);
-    let scaling = Some(RopeScaling::Linear { factor: 2.0 });
+    let scaling = Some(scaling);
     let table = RotarySpec { rotary_dim, theta: 10000.0, style, scaling, frequency_factors: Some(factors) };
     builder.plan.rotaries.push(table);
     builder.plan.ops.push(Op::Rotary { buffer, num_heads: NUM_HEADS, head_dim, table: RotaryId(0) });
@@ -45,4 +54,20 @@ fn position_zero_changes_nothing_and_length_is_kept() {
     assert_ne!(still, turned);
     let length = |values: &[f32]| values.iter().map(|x| x * x).sum::<f32>();
     assert!((length(&still) / length(&turned) - 1.0).abs() < 1e-5);
+}
+
+#[test]
+fn yarn_sharpens_as_in_the_reference() {
+    let scaling = RopeScaling::Yarn {
+        factor: 32.0,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        original_context: 4096.0,
+        attention_factor: 1.3465736,
+        truncate: false,
+    };
+    let model = scaled_rotary(scaling, RotaryStyle::Half, 64, 64);
+    let tokens: Vec<u32> = (0..17).collect();
+    let step = step(&[Part { tokens: &tokens, context_len: 100, blocks: &[0; 8] }], 0);
+    assert_all_close(&model, (&limits(), &step), 1e-6, "YaRN");
 }

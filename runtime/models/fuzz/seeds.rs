@@ -21,6 +21,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         bytes.resize(bytes.len() + data, 0);
         write("safetensors", name, &bytes)?;
     }
+    for (name, json, data) in quantised() {
+        let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(json.as_bytes());
+        bytes.resize(bytes.len() + data, 0x38);
+        write("quantised_safetensors", name, &bytes)?;
+    }
+    for (number, declaration) in DECLARATIONS.iter().enumerate() {
+        write("quantised_safetensors", &number.to_string(), declaration.as_bytes())?;
+    }
+    write("gguf", "blocks", &gguf(&[], &blocks()))?;
     for (number, template) in TEMPLATES.iter().enumerate() {
         write("chat_template", &number.to_string(), template.as_bytes())?;
     }
@@ -78,7 +88,17 @@ fn gguf(pairs: &[(&str, Value)], tensors: &[(&str, &[u64], u32)]) -> Vec<u8> {
         bytes.extend(kind.to_le_bytes());
         bytes.extend(offset.to_le_bytes());
         let elements: u64 = dimensions.iter().product();
-        let size = if *kind == 3 { elements / 32 * 20 } else { elements * 4 };
+        let size = match *kind {
+            3 => elements / 32 * 20,
+            6 => elements / 32 * 22,
+            7 => elements / 32 * 24,
+            12 => elements / 256 * 144,
+            13 => elements / 256 * 176,
+            14 => elements / 256 * 210,
+            39 => elements / 32 * 17,
+            40 => elements / 64 * 36,
+            _ => elements * 4,
+        };
         offset += size.next_multiple_of(32);
     }
     bytes.resize(bytes.len().next_multiple_of(32) + offset as usize, 0);
@@ -147,6 +167,68 @@ fn safetensors() -> Vec<(&'static str, &'static str, usize)> {
         ),
     ]
 }
+
+/// One tensor of each quantised type, and the scale of the last.
+fn blocks() -> Vec<(&'static str, &'static [u64], u32)> {
+    vec![
+        ("a.weight", &[256, 2], 6),
+        ("b.weight", &[256, 2], 7),
+        ("c.weight", &[256, 2], 12),
+        ("d.weight", &[256, 2], 13),
+        ("e.weight", &[256, 2], 14),
+        ("f.weight", &[256, 2], 39),
+        ("g.weight", &[256, 2], 40),
+        ("g.scale", &[1], 0),
+        ("g.input_scale", &[1], 0),
+    ]
+}
+
+/// Each form of a quantised weight.
+fn quantised() -> Vec<(&'static str, &'static str, usize)> {
+    vec![
+        (
+            "model_opt",
+            r#"{"x.weight_scale_2":{"dtype":"F32","shape":[],"data_offsets":[0,4]},
+               "x.weight":{"dtype":"U8","shape":[2,16],"data_offsets":[4,36]},
+               "x.weight_scale":{"dtype":"F8_E4M3","shape":[2,2],"data_offsets":[36,40]}}"#,
+            40,
+        ),
+        (
+            "compressed",
+            r#"{"x.weight_global_scale":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},
+               "x.weight_packed":{"dtype":"U8","shape":[2,16],"data_offsets":[4,36]},
+               "x.weight_scale":{"dtype":"F8_E4M3","shape":[2,2],"data_offsets":[36,40]}}"#,
+            40,
+        ),
+        (
+            "gpt_oss",
+            r#"{"x_blocks":{"dtype":"U8","shape":[2,1,2,16],"data_offsets":[0,64]},
+               "x_scales":{"dtype":"U8","shape":[2,1,2],"data_offsets":[64,68]}}"#,
+            68,
+        ),
+        (
+            "rows",
+            r#"{"x.weight":{"dtype":"F8_E4M3","shape":[2,4],"data_offsets":[0,8]},
+               "x.weight_scale":{"dtype":"BF16","shape":[2,1],"data_offsets":[8,12]}}"#,
+            12,
+        ),
+        (
+            "squares",
+            r#"{"x.weight":{"dtype":"F8_E4M3","shape":[2,256],"data_offsets":[0,512]},
+               "x.weight_scale_inv":{"dtype":"F32","shape":[1,2],"data_offsets":[512,520]},
+               "k_proj.k_scale":{"dtype":"F32","shape":[],"data_offsets":[520,524]}}"#,
+            524,
+        ),
+    ]
+}
+
+const DECLARATIONS: [&str; 4] = [
+    r#"{"quantization_config":{"quant_method":"modelopt","quant_algo":"NVFP4","group_size":16}}"#,
+    r#"{"quantization_config":{"quant_method":"compressed-tensors","format":"mixed-precision",
+       "config_groups":{"a":{"format":"nvfp4-pack-quantized"}},"sparsity_config":{"format":"dense"}}}"#,
+    r#"{"quantization_config":{"quant_method":"fp8","weight_block_size":[128,128]}}"#,
+    r#"{"quantization":{"quant_algo":"MIXED_PRECISION","exclude_modules":[]}}"#,
+];
 
 const TEMPLATES: [&str; 4] = [
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message.content | trim }}{% endfor %}",

@@ -11,6 +11,7 @@ mod cursor;
 mod error;
 mod ggml_type;
 mod metadata;
+mod regroup;
 mod tensors;
 mod weights;
 

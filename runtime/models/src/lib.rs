@@ -34,6 +34,9 @@ pub mod tokenizer;
 
 mod open;
 
+pub mod perplexity;
+pub mod quantize;
+
 pub use chat_template::{ChatTemplate, Message, RenderInput, TemplateError, map_texts};
 pub use dialect::Dialect;
 pub use open::{ModelFacts, OpenError, OpenModel, OpenWeights, open, open_weights};

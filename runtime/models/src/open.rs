@@ -14,7 +14,7 @@ use crate::chat_template::{ChatTemplate, TemplateError};
 use crate::dialect::Dialect;
 use crate::gguf::{GgufError, GgufHeader, GgufWeights, Metadata};
 use crate::read_at::FileBytes;
-use crate::safetensors::ShardError;
+use crate::safetensors::{DeclaredError, ShardError};
 use crate::spec::ModelSpec;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use folder::Found;
@@ -96,6 +96,9 @@ pub enum OpenError {
     /// Safetensors files are damaged or not supported.
     #[error("open safetensors weights")]
     Safetensors(#[from] ShardError),
+    /// The declared form of the weights is not supported, or not theirs.
+    #[error("check the weights' form")]
+    Quantization(#[from] DeclaredError),
     /// A JSON file beside the weights is damaged.
     #[error("parse {}", path.display())]
     Json {
@@ -183,6 +186,14 @@ pub fn open_weights(path: &Path) -> Result<OpenWeights, OpenError> {
     }
 }
 
+/// The GGUF file that is opened for `path`, if it is one.
+pub(crate) fn gguf_file(path: &Path) -> Result<Option<PathBuf>, OpenError> {
+    Ok(match find(path)? {
+        Found::Gguf(file) => Some(file),
+        Found::Safetensors { .. } => None,
+    })
+}
+
 fn find(path: &Path) -> Result<Found, OpenError> {
     if path.is_dir() { folder::find(path) } else { Ok(Found::Gguf(path.to_owned())) }
 }
@@ -203,11 +214,10 @@ fn gguf_weights(path: &Path) -> Result<(OpenWeights, Metadata), OpenError> {
     let file = FileBytes::open(path).map_err(|source| OpenError::Read { path: path.to_owned(), source })?;
     let damaged = |source| OpenError::Gguf { path: path.to_owned(), source };
     let GgufHeader { metadata, tensors, .. } = GgufHeader::read(&file).map_err(damaged)?;
-    let names: Vec<String> = tensors.iter().map(|tensor| tensor.desc.name.clone()).collect();
-    let weights = GgufWeights::new(Box::new(file), tensors);
+    let weights = GgufWeights::new(Box::new(file), tensors).map_err(damaged)?;
     let checkpoint = Checkpoint { description: Description::Gguf(&metadata), weights: &weights };
     let spec = make_spec(path, &checkpoint)?;
-    let facts = check::facts(&spec, &weights, names.iter().map(String::as_str))?;
+    let facts = check::facts(&spec, &weights, weights.names())?;
     Ok((OpenWeights { spec, facts, weights: Arc::new(weights) }, metadata))
 }
 

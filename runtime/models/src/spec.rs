@@ -128,7 +128,7 @@ pub struct GatedDeltaNet {
 #[derive(Debug, Clone, PartialEq)]
 pub enum FeedForward {
     /// The same matrices for every token.
-    Gated(GatedDense),
+    Gated(Box<GatedDense>),
     /// A router chooses for each token.
     Moe(Box<Moe>),
 }

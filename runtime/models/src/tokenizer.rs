@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokenizers::tokenizer::pre_tokenizer::PreTokenizedString;
 use tokenizers::tokenizer::{AddedVocabulary, Model, OffsetType, PreTokenizer};
 
+pub(crate) use from_gguf::document as gguf_document;
 pub use special::SpecialTokens;
 pub use stream::TokenStream;
 

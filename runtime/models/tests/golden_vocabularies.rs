@@ -72,11 +72,6 @@ fn check(name: &str, is_byte_level: bool) {
 }
 
 #[test]
-fn llama3_is_as_recorded() {
-    check("llama3", true);
-}
-
-#[test]
 fn qwen2_is_as_recorded() {
     check("qwen2", true);
 }
@@ -94,11 +89,6 @@ fn o200k_is_as_recorded() {
 #[test]
 fn tekken_is_as_recorded() {
     check("tekken", true);
-}
-
-#[test]
-fn llama2_is_as_recorded() {
-    check("llama2", false);
 }
 
 #[test]

@@ -22,7 +22,8 @@ struct Constrained {
 }
 
 impl Constraints {
-    /// All sequences of a request start at the grammar's beginning.
+    /// All sequences of a request start at the grammar's beginning. Their tokens must not be guessed ahead: there is one
+    /// mask at a time.
     pub fn add(&mut self, request: RequestId, num_sequences: u32, grammar: Grammar) {
         for index in 1..num_sequences {
             let copy = Constrained { grammar: Some(grammar.copy()), mask: None };

@@ -142,7 +142,7 @@ async fn generate(runtime: &Runtime, request: GenerateRequest) -> Result<Inbox, 
             ignore_eos: generation.ignore_eos,
             priority: 0,
             prefix_cache: generation.prefix_cache,
-            // A grammar and a script decide token by token.
+            // A grammar has a mask for the next token only, and a script knows its tokens.
             speculate: grammar.is_none() && shared.config.script.is_none(),
             sampling: generation.sampling,
         },

@@ -26,7 +26,7 @@ use tonic::{Status, Streaming};
 
 use tiny_model::TempDir;
 #[allow(unused_imports, reason = "each test uses some of it")]
-pub use tiny_model::{byte_token, tiny_model};
+pub use tiny_model::{byte_token, model_of, tiny_model};
 
 pub const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -86,10 +86,19 @@ pub struct Tiny {
 
 /// Starts the tiny model and waits until it is ready.
 pub async fn start_tiny(backend: TestBackend, change: impl FnOnce(&mut RuntimeConfig)) -> Tiny {
-    let folder = tiny_model();
+    start_tiny_with(Box::new(backend), change).await
+}
+
+/// As [`start_tiny`], with any backend.
+pub async fn start_tiny_with(backend: Box<dyn Backend>, change: impl FnOnce(&mut RuntimeConfig)) -> Tiny {
+    start(tiny_model(), backend, change).await
+}
+
+/// As [`start_tiny_with`], with any model.
+pub async fn start(folder: TempDir, backend: Box<dyn Backend>, change: impl FnOnce(&mut RuntimeConfig)) -> Tiny {
     let mut config = RuntimeConfig::new(&folder.0);
     change(&mut config);
-    let runtime = Runtime::start_with_backend(config, Box::new(backend));
+    let runtime = Runtime::start_with_backend(config, backend);
     runtime.ready().await.unwrap();
     let client = InferenceClient::new(runtime.connect_in_process());
     Tiny { runtime, client, _folder: folder }

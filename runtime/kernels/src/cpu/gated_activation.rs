@@ -8,7 +8,14 @@ use super::lanes::{LANES, Lanes};
 use super::rows::RowsView;
 use crate::Activation;
 
-/// `activation(gate) * up`.
+/// `1 / (1 + e^-x)`.
+#[inline(always)]
+pub(super) fn sigmoid<L: Lanes>(lanes: L, x: L::Floats) -> L::Floats {
+    let one = lanes.splat(1.0);
+    lanes.div(one, lanes.add(one, lanes.exp(lanes.mul(x, lanes.splat(-1.0)))))
+}
+
+/// `activation(gate, up)`.
 #[inline(always)]
 pub(super) fn activate<L: Lanes>(
     lanes: L,
@@ -16,19 +23,34 @@ pub(super) fn activate<L: Lanes>(
     gate: &[f32; LANES],
     up: &[f32; LANES],
 ) -> [f32; LANES] {
-    let gate = lanes.load(gate);
+    let (gate, up) = (lanes.load(gate), lanes.load(up));
     let activated = match activation {
-        Activation::Silu => {
-            let one = lanes.splat(1.0);
-            lanes.div(gate, lanes.add(one, lanes.exp(lanes.mul(gate, lanes.splat(-1.0)))))
+        Activation::Silu => lanes.mul(silu(lanes, gate, gate), up),
+        Activation::GeluTanh => {
+            // (1 + tanh(y)) / 2 is the sigmoid of 2 y.
+            let cubed = lanes.mul(lanes.mul(gate, gate), gate);
+            let inner = lanes.fma(cubed, lanes.splat(0.044_715), gate);
+            // 2 * sqrt(2 / pi)
+            lanes.mul(silu(lanes, gate, lanes.mul(inner, lanes.splat(1.595_769))), up)
         }
-        Activation::GeluTanh | Activation::Sigmoid | Activation::ClampedSwiglu { .. } => {
-            unreachable!("prepare should have refused {activation:?}")
+        Activation::Sigmoid => lanes.mul(sigmoid(lanes, gate), up),
+        Activation::ClampedSwiglu { alpha, limit } => {
+            let (low, high) = (lanes.splat(-limit), lanes.splat(limit));
+            let gate = lanes.min(gate, high);
+            let up = lanes.max(lanes.min(up, high), low);
+            let activated = silu(lanes, gate, lanes.mul(gate, lanes.splat(alpha)));
+            lanes.mul(activated, lanes.add(up, lanes.splat(1.0)))
         }
     };
     let mut out = [0.0; LANES];
-    lanes.store(lanes.mul(activated, lanes.load(up)), &mut out);
+    lanes.store(activated, &mut out);
     out
+}
+
+/// `value * sigmoid(x)`, divided once.
+#[inline(always)]
+fn silu<L: Lanes>(lanes: L, value: L::Floats, x: L::Floats) -> L::Floats {
+    lanes.div(value, lanes.add(lanes.splat(1.0), lanes.exp(lanes.mul(x, lanes.splat(-1.0)))))
 }
 
 /// `output = activation(gate) * up` for some rows.

@@ -41,6 +41,8 @@ pub(super) trait Lanes: Copy {
     fn load_e4m3_256ths(self, codes: &[u8; LANES]) -> Self::Floats;
     /// Reads sixteen E8M0: `2^(code - 127)`, exact; 255 becomes infinity.
     fn load_e8m0(self, codes: &[u8; LANES]) -> Self::Floats;
+    /// Reads sixteen i8.
+    fn load_i8(self, values: &[i8; LANES]) -> Self::Floats;
     /// Writes sixteen f32.
     fn store(self, values: Self::Floats, out: &mut [f32; LANES]);
     /// Writes sixteen f16, rounded to nearest even.

@@ -9,7 +9,7 @@ mod tile;
 use std::ops::Range;
 
 use super::gated_activation::activate;
-use super::isa::Kernel;
+use super::isa::{DetectedIsa, Kernel};
 use super::lanes::{LANES, Lanes};
 use super::packed::{Block, PackedMatrix, with_blocks};
 use super::quantise::ActivationBlock;
@@ -66,35 +66,49 @@ pub(super) struct LinearTask<'a> {
     pub rows: Range<usize>,
 }
 
-impl Kernel for LinearTask<'_> {
-    #[inline(always)]
-    fn run<L: Lanes>(self, lanes: L) {
+impl LinearTask<'_> {
+    /// Computes it. Every family is a kernel of its own: all in one function take the compiler minutes.
+    pub fn run(self, isa: DetectedIsa) {
         for panel in self.panels.clone() {
             for part in self.parts {
-                self.panel(lanes, part, panel);
+                let (input, rows) = (self.input, self.rows.clone());
+                with_blocks!(&part.matrix.panels, all => isa.run(PanelTask { all, part, panel, input, rows }));
             }
-            let column = panel * LANES;
             match self.epilogue {
                 Epilogue::None => {}
-                Epilogue::Add(sums) => {
-                    for row in self.rows.clone() {
-                        // SAFETY: these rows and columns belong to this task alone, in `sums` and in `output`.
-                        unsafe {
-                            let values = lanes.load(&self.parts[0].output.load(row, column));
-                            let mut sum = [0.0; LANES];
-                            lanes.store(lanes.add(lanes.load(&sums.load(row, column)), values), &mut sum);
-                            sums.store(row, column, &sum);
-                        }
+                epilogue => isa.run(EpilogueTask { parts: self.parts, epilogue, panel, rows: self.rows.clone() }),
+            }
+        }
+    }
+}
+
+/// What follows a panel.
+struct EpilogueTask<'a> {
+    parts: &'a [LinearPart<'a>],
+    epilogue: Epilogue<'a>,
+    panel: usize,
+    rows: Range<usize>,
+}
+
+impl Kernel for EpilogueTask<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let column = self.panel * LANES;
+        for row in self.rows {
+            // SAFETY: these rows and columns belong to this task alone, in all buffers.
+            unsafe {
+                let first = self.parts[0].output.load(row, column);
+                match self.epilogue {
+                    Epilogue::None => {}
+                    Epilogue::Add(sums) => {
+                        let mut sum = [0.0; LANES];
+                        let old = lanes.load(&sums.load(row, column));
+                        lanes.store(lanes.add(old, lanes.load(&first)), &mut sum);
+                        sums.store(row, column, &sum);
                     }
-                }
-                Epilogue::Gate(activation, output) => {
-                    for row in self.rows.clone() {
-                        // SAFETY: as above, for all three buffers.
-                        unsafe {
-                            let gate = self.parts[0].output.load(row, column);
-                            let up = self.parts[1].output.load(row, column);
-                            output.store(row, column, &activate(lanes, activation, &gate, &up));
-                        }
+                    Epilogue::Gate(activation, output) => {
+                        let up = self.parts[1].output.load(row, column);
+                        output.store(row, column, &activate(lanes, activation, &first, &up));
                     }
                 }
             }
@@ -102,41 +116,47 @@ impl Kernel for LinearTask<'_> {
     }
 }
 
-impl LinearTask<'_> {
-    #[inline(always)]
-    fn panel<L: Lanes>(&self, lanes: L, part: &LinearPart<'_>, panel: usize) {
-        with_blocks!(&part.matrix.panels, all => self.tiles(lanes, part, panel, all));
-    }
+/// One panel of one part.
+struct PanelTask<'a, P> {
+    /// The blocks of the whole matrix.
+    all: &'a [P],
+    part: &'a LinearPart<'a>,
+    panel: usize,
+    input: LinearInput<'a>,
+    rows: Range<usize>,
+}
 
+impl<P: Panel + Block> Kernel for PanelTask<'_, P> {
     /// Goes through the rows eight, four, two or one at a time.
     #[inline(always)]
-    fn tiles<L: Lanes, P: Panel + Block>(&self, lanes: L, part: &LinearPart<'_>, panel: usize, all: &[P]) {
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { all, part, panel, input, rows } = self;
         let row_len = part.matrix.row_len;
         let (blocks_per_row, per_row) = (row_len.div_ceil(P::ELEMENTS), P::activations_per_row(row_len));
         let first = (part.first_panel + panel) * blocks_per_row;
         let blocks = &all[first..first + blocks_per_row];
-        let activations = P::activations(self.input);
+        let activations = P::activations(input);
         let activations = |row: usize| {
-            let row = self.input.rows.map_or(row, |rows| rows[row] as usize);
+            let row = input.rows.map_or(row, |rows| rows[row] as usize);
             &activations[row * per_row..(row + 1) * per_row]
         };
-        let mut row = self.rows.start;
-        while row + 8 <= self.rows.end {
+        let mut row = rows.start;
+        while row + 8 <= rows.end {
             let sums = P::tile::<L, 8>(lanes, blocks, std::array::from_fn(|i| activations(row + i)));
             store_tile(lanes, part, panel, row, &sums);
             row += 8;
         }
-        if row + 4 <= self.rows.end {
+        if row + 4 <= rows.end {
             let sums = P::tile::<L, 4>(lanes, blocks, std::array::from_fn(|i| activations(row + i)));
             store_tile(lanes, part, panel, row, &sums);
             row += 4;
         }
-        if row + 2 <= self.rows.end {
+        if row + 2 <= rows.end {
             let sums = P::tile::<L, 2>(lanes, blocks, std::array::from_fn(|i| activations(row + i)));
             store_tile(lanes, part, panel, row, &sums);
             row += 2;
         }
-        if row < self.rows.end {
+        if row < rows.end {
             let sums = P::tile::<L, 1>(lanes, blocks, [activations(row)]);
             store_tile(lanes, part, panel, row, &sums);
         }

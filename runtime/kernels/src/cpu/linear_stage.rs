@@ -95,7 +95,7 @@ impl CpuModel {
         let input = LinearInput { floats, blocks: &self.quantised, rows: None };
         self.pool.run(cuts.len(), &|index, _| {
             let Cut { parts: range, panels, rows } = cuts[index].clone();
-            isa.run(LinearTask { parts: &parts[range], input, epilogue, panels, rows });
+            LinearTask { parts: &parts[range], input, epilogue, panels, rows }.run(isa);
         });
     }
 }

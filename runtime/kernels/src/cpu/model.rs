@@ -7,12 +7,13 @@ use super::buffers::Buffers;
 use super::fuse::Stage;
 use super::isa::DetectedIsa;
 use super::kv_cache::KvCache;
+use super::moe_experts::MoeRows;
 use super::packed::PackedMatrix;
-use super::paged_attention::ScoreTile;
+use super::paged_attention::Scratch;
 use super::pool::Pool;
 use super::quantise::ActivationBlock;
 use super::rotary::RotaryAngles;
-use crate::{DType, ExecuteError, Limits, MemoryUse, Plan, PreparedModel, Step, WeightId};
+use crate::{CacheGroupId, DType, ExecuteError, Limits, MemoryUse, Op, Plan, PreparedModel, Step, WeightId};
 
 /// One weight as held.
 pub(super) enum Weight {
@@ -70,21 +71,39 @@ pub(super) struct CpuModel {
     pub weights: Weights,
     pub rotaries: Vec<RotaryAngles>,
     pub caches: Vec<KvCache>,
+    pub kv_scales: KvScales,
     pub buffers: Buffers,
     /// Quantised rows of the stage at work.
     pub quantised: Vec<ActivationBlock>,
-    /// Attention scores, by thread.
-    pub scratch: Vec<Mutex<Vec<ScoreTile>>>,
+    /// For attention, by thread.
+    pub scratch: Vec<Mutex<Scratch>>,
+    /// Rows of experts.
+    pub moe: MoeRows,
+    /// Results of attention by chunk, where chunks are tasks of their own.
+    pub parts: Vec<f32>,
     pub pool: Pool,
 }
 
-/// Where a row of a step belongs.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct TokenPlace {
-    /// Index into the step's sequences.
-    pub sequence: usize,
-    /// Position in the sequence.
-    pub position: usize,
+/// What the checkpoint says that keys and values of 8 bits are divided by.
+pub(super) struct KvScales(Vec<(CacheGroupId, usize, [f32; 2])>);
+
+impl KvScales {
+    /// Those of every layer that has some.
+    pub fn new(plan: &Plan, weights: &Weights) -> Self {
+        let scales = plan.ops.iter().filter_map(|op| match *op {
+            Op::KvCacheAppend { group, layer, kv_scales: Some((key, value)), .. } => {
+                Some((group, layer, [key, value].map(|id| weights.vector(id)[0])))
+            }
+            _ => None,
+        });
+        Self(scales.collect())
+    }
+
+    /// Of keys and values; 1 where the checkpoint has none.
+    pub fn of(&self, group: CacheGroupId, layer: usize) -> [f32; 2] {
+        let found = self.0.iter().find(|(own_group, own_layer, _)| (*own_group, *own_layer) == (group, layer));
+        found.map_or([1.0; 2], |(_, _, scales)| *scales)
+    }
 }
 
 impl PreparedModel for CpuModel {
@@ -94,19 +113,11 @@ impl PreparedModel for CpuModel {
         if step.token_ids.is_empty() {
             return Ok(());
         }
-        let places: Vec<_> = step
-            .sequences
-            .iter()
-            .enumerate()
-            .flat_map(|(sequence, part)| {
-                (0..part.query_len).map(move |i| TokenPlace { sequence, position: part.context_len + i })
-            })
-            .collect();
         for angles in &mut self.rotaries {
             angles.update(&step.positions);
         }
         for index in 0..self.stages.len() {
-            self.execute_stage(index, step, &places);
+            self.execute_stage(index, step);
         }
         let rows = self.buffers.views(step)(self.plan.logits);
         // SAFETY: all tasks are done.
@@ -115,12 +126,14 @@ impl PreparedModel for CpuModel {
     }
 
     fn memory(&self) -> MemoryUse {
-        let scratch = |tiles: &Mutex<Vec<ScoreTile>>| tiles.lock().map_or(0, |tiles| size_of_val(tiles.as_slice()));
+        let scratch = |scratch: &Mutex<Scratch>| scratch.lock().map_or(0, |scratch| scratch.num_bytes());
         MemoryUse {
             weight_bytes: self.weights.num_bytes(),
             kv_cache_bytes: self.caches.iter().map(KvCache::num_bytes).sum(),
             activation_bytes: self.buffers.num_bytes()
                 + size_of_val(self.quantised.as_slice())
+                + size_of_val(self.parts.as_slice())
+                + self.moe.num_bytes()
                 + self.scratch.iter().map(scratch).sum::<usize>(),
         }
     }

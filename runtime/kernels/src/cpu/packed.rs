@@ -7,13 +7,15 @@
 mod affine;
 mod columns;
 mod e2m1;
+mod super_blocks;
 
 use super::lanes::LANES;
 use crate::load::{ZeroBytes, zeroes};
 use crate::{DType, PrepareError, WeightSpec};
-pub(super) use affine::{Int4Block, Int4MinBlock, Int8Block};
-pub(super) use columns::{BF16Column, E4M3Column, F16Column, F32Column};
+pub(super) use affine::{Int4Block, Int4MinBlock, Int5Block, Int5MinBlock, Int8Block};
+pub(super) use columns::{BF16Column, E4M3Block, E4M3Column, F16Column, F32Column};
 pub(super) use e2m1::{DOUBLED, DOUBLED_OFFSET, Mxfp4Block, Nvfp4Block};
+pub(super) use super_blocks::{GroupScales, PARTS, Super4Block, Super5Block, Super6Block};
 
 /// One step of a panel along `in_features`.
 pub(super) trait Block: ZeroBytes {
@@ -35,6 +37,16 @@ pub(super) enum Panels {
     Int4(Vec<Int4Block>),
     /// Q4_1.
     Int4Min(Vec<Int4MinBlock>),
+    /// Q5_0.
+    Int5(Vec<Int5Block>),
+    /// Q5_1.
+    Int5Min(Vec<Int5MinBlock>),
+    /// Q4_K.
+    Super4(Vec<Super4Block>),
+    /// Q5_K.
+    Super5(Vec<Super5Block>),
+    /// Q6_K.
+    Super6(Vec<Super6Block>),
     /// Q8_0.
     Int8(Vec<Int8Block>),
     /// NVFP4.
@@ -43,6 +55,8 @@ pub(super) enum Panels {
     Mxfp4(Vec<Mxfp4Block>),
     /// F8_E4M3.
     E4M3(Vec<E4M3Column>),
+    /// F8_E4M3 with a scale for each 128.
+    E4M3Block(Vec<E4M3Block>),
     /// F16.
     F16(Vec<F16Column>),
     /// BF16.
@@ -57,7 +71,13 @@ macro_rules! with_blocks {
         match $panels {
             $crate::cpu::packed::Panels::Int4($blocks) => $body,
             $crate::cpu::packed::Panels::Int4Min($blocks) => $body,
+            $crate::cpu::packed::Panels::Int5($blocks) => $body,
+            $crate::cpu::packed::Panels::Int5Min($blocks) => $body,
+            $crate::cpu::packed::Panels::Super4($blocks) => $body,
+            $crate::cpu::packed::Panels::Super5($blocks) => $body,
+            $crate::cpu::packed::Panels::Super6($blocks) => $body,
             $crate::cpu::packed::Panels::Int8($blocks) => $body,
+            $crate::cpu::packed::Panels::E4M3Block($blocks) => $body,
             $crate::cpu::packed::Panels::Nvfp4($blocks) => $body,
             $crate::cpu::packed::Panels::Mxfp4($blocks) => $body,
             $crate::cpu::packed::Panels::E4M3($blocks) => $body,
@@ -87,7 +107,7 @@ impl PackedMatrix {
     /// Room for a weight that is stored as `dtype`; its rows come by [`Self::place_rows`].
     ///
     /// # Errors
-    /// [`PrepareError::Memory`], or [`PrepareError::Unsupported`] for a type without a panel.
+    /// [`PrepareError::Memory`].
     pub fn new(spec: &WeightSpec, dtype: DType, row_scales: Option<Vec<f32>>) -> Result<Self, PrepareError> {
         let row_len = spec.row_len();
         let num_rows = spec.shape[spec.shape.len() - 2];
@@ -95,6 +115,12 @@ impl PackedMatrix {
         let panels = match dtype {
             DType::Q4_0 => Panels::Int4(blocks(num_panels, row_len)?),
             DType::Q4_1 => Panels::Int4Min(blocks(num_panels, row_len)?),
+            DType::Q5_0 => Panels::Int5(blocks(num_panels, row_len)?),
+            DType::Q5_1 => Panels::Int5Min(blocks(num_panels, row_len)?),
+            DType::Q4_K => Panels::Super4(blocks(num_panels, row_len)?),
+            DType::Q5_K => Panels::Super5(blocks(num_panels, row_len)?),
+            DType::Q6_K => Panels::Super6(blocks(num_panels, row_len)?),
+            DType::F8E4M3Block128 => Panels::E4M3Block(blocks(num_panels, row_len)?),
             DType::Q8_0 => Panels::Int8(blocks(num_panels, row_len)?),
             DType::NVFP4 => Panels::Nvfp4(blocks(num_panels, row_len)?),
             DType::MXFP4 => Panels::Mxfp4(blocks(num_panels, row_len)?),
@@ -102,10 +128,6 @@ impl PackedMatrix {
             DType::F16 => Panels::F16(blocks(num_panels, row_len)?),
             DType::BF16 => Panels::BF16(blocks(num_panels, row_len)?),
             DType::F32 => Panels::F32(blocks(num_panels, row_len)?),
-            _ => {
-                let what = format!("{} stored as {dtype}", spec.name);
-                return Err(PrepareError::Unsupported { backend: "cpu", what });
-            }
         };
         let factor = with_blocks!(&panels, blocks => factor(blocks));
         let mut row_factors = None;
@@ -134,7 +156,8 @@ impl PackedMatrix {
 
     /// Whether activations are quantised to int8 for it.
     pub fn is_int(&self) -> bool {
-        !matches!(self.panels, Panels::E4M3(_) | Panels::F16(_) | Panels::BF16(_) | Panels::F32(_))
+        let panels = &self.panels;
+        !matches!(panels, Panels::E4M3(_) | Panels::E4M3Block(_) | Panels::F16(_) | Panels::BF16(_) | Panels::F32(_))
     }
 
     /// What the sums of a panel are multiplied with, where anything is.

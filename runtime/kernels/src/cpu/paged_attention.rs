@@ -1,238 +1,294 @@
 //! Causal softmax attention over the paged cache.
 //!
-//! One task is one token, one key head and up to four of the query heads that share it. Positions are gone through in
-//! order, in tiles of sixteen that lie where the block size puts them, so that a token's result does not depend on how
-//! its prompt was cut into steps.
+//! One task is some tokens of a sequence that follow each other, one key head and the query heads that share it: a tile
+//! of keys meets many queries. Positions are gone through in chunks that lie where the block size puts them; a chunk's
+//! scores, their exponentials and weighted values are computed for themselves, then added to what came before. A query's
+//! result is so a matter of its own positions: not of the tokens beside it, the cut of its prompt into steps, nor of who
+//! computed which chunk.
 #![allow(unsafe_code)]
+
+mod score;
+mod softmax;
+mod weigh;
 
 use std::ops::Range;
 
 use super::isa::Kernel;
-use super::kv_cache::KvLayer;
+use super::kv_cache::{KvLayer, KvLayout};
+use super::kv_element::KvElement;
 use super::lanes::{LANES, Lanes};
 use super::rows::RowsView;
-use crate::Limits;
+use crate::PrepareError;
+use crate::load::zeroes;
+pub(super) use softmax::{Merged, PartsView};
 
-/// Query heads that a task can take.
-pub(super) const MAX_HEADS: usize = 4;
+/// Queries (tokens times heads) of a task.
+pub(super) const MAX_QUERIES: usize = 32;
 
-/// Partial sums of a score, so that one does not wait for the other.
-const PARTS: usize = 4;
-
-/// One token and some of its heads.
-pub(super) struct PagedAttentionTask<'a> {
+/// Some tokens of a sequence and some query heads of one key head.
+pub(super) struct PagedAttentionTask<'a, E> {
     /// `[num_tokens, num_heads * head_dim]`.
     pub query: RowsView<'a>,
     /// Same shape, another buffer.
     pub output: RowsView<'a>,
     /// Keys and values.
-    pub cache: KvLayer<'a>,
-    /// Blocks of the token's sequence.
+    pub cache: KvLayer<'a, E>,
+    /// Blocks of the tokens' sequence.
     pub block_table: &'a [u32],
-    /// Row of the token in `query` and `output`.
-    pub row: usize,
-    /// Positions to attend to; the last is the token's own.
-    pub positions: Range<usize>,
-    /// Query heads, at most [`MAX_HEADS`], all of one key head.
+    /// Rows of the tokens in `query` and `output`.
+    pub rows: Range<usize>,
+    /// Position of the first token.
+    pub position: usize,
+    /// Positions that a token sees, itself included, if not all before it.
+    pub window: Option<usize>,
+    /// Query heads, all of one key head; times `rows` at most [`MAX_QUERIES`].
     pub heads: Range<usize>,
     /// The key head.
     pub kv_head: usize,
-    /// Multiplies the scores.
-    pub scale: f32,
-    /// At least `scratch_tiles(..)` long.
-    pub scratch: &'a mut [ScoreTile],
+    /// Multiplies scores and results.
+    pub scales: [f32; 2],
+    /// One more score per query head.
+    pub sinks: Option<&'a [f32]>,
+    /// `None`: all chunks, and the results. Else only these, and what is to be merged of each goes there.
+    pub parts: Option<(Range<usize>, PartsView<'a>)>,
+    /// Room to work.
+    pub scratch: &'a mut Scratch,
 }
 
-/// Scores of one tile for each head of a task.
-pub(super) type ScoreTile = [[f32; LANES]; MAX_HEADS];
-
-/// Tiles that a task may need: all of every block that `max_context` touches.
-pub(super) fn scratch_tiles(limits: &Limits) -> Option<usize> {
-    limits.max_context.div_ceil(limits.block_size).checked_mul(limits.block_size.div_ceil(LANES))
+/// What a thread needs for a task.
+pub(super) struct Scratch {
+    /// A tile of keys in f32, `[head_dim]`.
+    keys: Vec<[f32; LANES]>,
+    /// Scores, then their exponentials: `[MAX_QUERIES, tiles of a chunk]`.
+    scores: Vec<[f32; LANES]>,
+    /// Weighted values so far, `[MAX_QUERIES, head_dim / 16]`.
+    sums: Vec<[f32; LANES]>,
 }
 
-impl Kernel for PagedAttentionTask<'_> {
-    #[inline(always)]
-    fn run<L: Lanes>(self, lanes: L) {
-        match self.heads.len() {
-            1 => self.attend::<L, 1>(lanes),
-            2 => self.attend::<L, 2>(lanes),
-            3 => self.attend::<L, 3>(lanes),
-            4 => self.attend::<L, 4>(lanes),
-            number => unreachable!("{number} heads in one task"),
-        }
+impl Scratch {
+    /// Room for every group of `layouts`.
+    pub fn new(layouts: impl Iterator<Item = KvLayout> + Clone) -> Result<Self, PrepareError> {
+        let most = |size: fn(&KvLayout) -> usize| Some(layouts.clone().map(|layout| size(&layout)).max().unwrap_or(0));
+        let times = |count: Option<usize>| count.and_then(|count| count.checked_mul(MAX_QUERIES));
+        const WHAT: &str = "attention scores";
+        Ok(Self {
+            keys: zeroes(most(|layout| layout.head_dim), WHAT)?,
+            scores: zeroes(times(most(|layout| layout.blocks_per_chunk() * layout.tiles_per_block())), WHAT)?,
+            sums: zeroes(times(most(|layout| layout.value_row() / LANES)), WHAT)?,
+        })
+    }
+
+    /// Size in memory.
+    pub fn num_bytes(&self) -> usize {
+        (self.keys.len() + self.scores.len() + self.sums.len()) * size_of::<[f32; LANES]>()
     }
 }
 
-/// A tile with some wanted position.
+/// A tile with some position that a query wants.
 struct Tile {
     /// Block id.
     block: u32,
     /// Tile within the block.
     index: usize,
-    /// Wanted lanes.
-    lanes: Range<usize>,
+    /// Tile within the chunk.
+    place: usize,
+    /// Its first position.
+    first: usize,
+    /// Its positions.
+    len: usize,
 }
 
-impl PagedAttentionTask<'_> {
-    /// The tiles from the first position to the last, in order.
+impl Tile {
+    /// The lanes that hold some of `positions`: from and to.
     #[inline(always)]
-    fn tiles(&self) -> impl Iterator<Item = Tile> {
-        let (block_size, positions, table) = (self.cache.layout.block_size, self.positions.clone(), self.block_table);
-        let tiles_per_block = self.cache.layout.tiles_per_block();
-        (positions.start / block_size..=(positions.end - 1) / block_size).flat_map(move |block| {
-            let positions = positions.clone();
+    fn wanted(&self, positions: &Range<usize>) -> (usize, usize) {
+        let end = positions.end.saturating_sub(self.first).min(self.len);
+        (positions.start.saturating_sub(self.first).min(end), end)
+    }
+}
+
+impl<E: KvElement> Kernel for PagedAttentionTask<'_, E> {
+    #[inline(always)]
+    fn run<L: Lanes>(mut self, lanes: L) {
+        let num_queries = self.rows.len() * self.heads.len();
+        assert!(num_queries <= MAX_QUERIES, "{num_queries} queries in one task");
+        let last = self.position + self.rows.len() - 1;
+        let chunk_positions = self.cache.layout.chunk_positions();
+        let all = self.first_position(0) / chunk_positions..last / chunk_positions + 1;
+        let mut merged = [Merged::default(); MAX_QUERIES];
+        self.clear(num_queries);
+        match self.parts.take() {
+            None => {
+                for chunk in all {
+                    self.add_chunk(lanes, chunk, &mut merged[..num_queries]);
+                }
+                self.finish(lanes, &merged[..num_queries]);
+            }
+            Some((chunks, parts)) => {
+                for chunk in chunks {
+                    merged = [Merged::default(); MAX_QUERIES];
+                    self.clear(num_queries);
+                    self.add_chunk(lanes, chunk, &mut merged[..num_queries]);
+                    for (index, merged) in merged[..num_queries].iter().enumerate() {
+                        let (row, head) = self.row_and_head(index);
+                        // SAFETY: the part of this query and chunk belongs to this task alone.
+                        unsafe { parts.store((row, head), chunk, (merged, self.sums_of(index))) };
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<'a, E: KvElement> PagedAttentionTask<'a, E> {
+    /// Row and head of a query: heads of a token follow each other.
+    #[inline(always)]
+    fn row_and_head(&self, query: usize) -> (usize, usize) {
+        (self.rows.start + query / self.heads.len(), self.heads.start + query % self.heads.len())
+    }
+
+    /// The first position that a token sees.
+    #[inline(always)]
+    fn first_position(&self, token: usize) -> usize {
+        first_position(self.window, self.position + token)
+    }
+
+    /// Positions that a query sees.
+    #[inline(always)]
+    fn positions(&self, query: usize) -> Range<usize> {
+        let token = query / self.heads.len();
+        self.first_position(token)..self.position + token + 1
+    }
+
+    #[inline(always)]
+    fn vectors(&self) -> usize {
+        self.cache.layout.value_row() / LANES
+    }
+
+    #[inline(always)]
+    fn clear(&mut self, num_queries: usize) {
+        let count = num_queries * self.vectors();
+        self.scratch.sums[..count].fill([0.0; LANES]);
+    }
+
+    #[inline(always)]
+    fn sums_of(&self, query: usize) -> &[[f32; LANES]] {
+        &self.scratch.sums[query * self.vectors()..(query + 1) * self.vectors()]
+    }
+
+    /// Tiles of a chunk that some query wants, in order of position.
+    #[inline(always)]
+    fn tiles(&self, chunk: usize) -> impl Iterator<Item = Tile> + Clone + use<'a, E> {
+        let layout = self.cache.layout;
+        let (block_size, table) = (layout.block_size, self.block_table);
+        let (tiles_per_block, first_block) = (layout.tiles_per_block(), chunk * layout.blocks_per_chunk());
+        let wanted = self.first_position(0)..self.position + self.rows.len();
+        let blocks = first_block.max(wanted.start / block_size)
+            ..(first_block + layout.blocks_per_chunk()).min((wanted.end - 1) / block_size + 1);
+        blocks.flat_map(move |block| {
+            let wanted = wanted.clone();
             (0..tiles_per_block).filter_map(move |index| {
                 let first = block * block_size + index * LANES;
                 let len = LANES.min(block_size - index * LANES);
-                let start = positions.start.saturating_sub(first);
-                let end = positions.end.saturating_sub(first).min(len);
-                (start < end).then(|| Tile { block: table[block], index, lanes: start..end })
+                let place = (block - first_block) * tiles_per_block + index;
+                (first < wanted.end && wanted.start < first + len).then(|| Tile {
+                    block: table[block],
+                    index,
+                    place,
+                    first,
+                    len,
+                })
             })
         })
     }
 
     #[inline(always)]
-    fn attend<L: Lanes, const R: usize>(mut self, lanes: L) {
-        let scratch = std::mem::take(&mut self.scratch);
-        let highest = self.score::<L, R>(lanes, scratch);
-        let totals = self.exponentiate::<L, R>(lanes, scratch, highest);
-        let head_dim = self.cache.layout.head_dim;
-        let mut column = 0;
-        while column + 4 * LANES <= head_dim {
-            self.weigh::<L, R, 4>(lanes, scratch, (column, totals));
-            column += 4 * LANES;
+    fn add_chunk<L: Lanes>(&mut self, lanes: L, chunk: usize, merged: &mut [Merged]) {
+        self.score(lanes, chunk, merged.len());
+        let mut factors = [[0.0; 2]; MAX_QUERIES];
+        for (query, merged) in merged.iter_mut().enumerate() {
+            factors[query] = self.exponentiate(lanes, chunk, (query, merged));
         }
-        while column < head_dim {
-            self.weigh::<L, R, 1>(lanes, scratch, (column, totals));
-            column += LANES;
-        }
+        self.weigh(lanes, chunk, &factors[..merged.len()]);
     }
 
-    /// Scores of every wanted position, and the highest of each head.
+    /// Divides the sums by the totals and writes the results.
     #[inline(always)]
-    fn score<L: Lanes, const R: usize>(&self, lanes: L, scratch: &mut [ScoreTile]) -> [f32; R] {
-        let head_dim = self.cache.layout.head_dim;
-        // SAFETY: queries are only read.
-        let query = unsafe { self.query.rows(self.row..self.row + 1) };
-        let queries: [&[f32]; R] = std::array::from_fn(|r| {
-            let head = self.heads.start + r;
-            &query[head * head_dim..(head + 1) * head_dim]
-        });
-        let scale = lanes.splat(self.scale);
-        let mut highest = [lanes.splat(f32::NEG_INFINITY); R];
-        for (tile, scores) in self.tiles().zip(scratch) {
-            // SAFETY: nothing is appended while attention runs.
-            let (keys, _) = unsafe { self.cache.block(tile.block, self.kv_head) };
-            let keys = &keys[tile.index * head_dim..(tile.index + 1) * head_dim];
-            let sums = score_tile(lanes, keys, queries);
-            for r in 0..R {
-                lanes.store(lanes.mul(sums[r], scale), &mut scores[r]);
-                scores[r][..tile.lanes.start].fill(f32::NEG_INFINITY);
-                scores[r][tile.lanes.end..].fill(f32::NEG_INFINITY);
-                highest[r] = lanes.max(lanes.load(&scores[r]), highest[r]);
-            }
-        }
-        let mut single = [0.0; R];
-        for r in 0..R {
-            single[r] = lanes.highest(highest[r]);
-        }
-        single
-    }
-
-    /// Replaces scores by `exp(score - highest)`, zero where unwanted; returns the sums.
-    #[inline(always)]
-    fn exponentiate<L: Lanes, const R: usize>(
-        &self,
-        lanes: L,
-        scratch: &mut [ScoreTile],
-        highest: [f32; R],
-    ) -> [f32; R] {
-        let mut totals = [lanes.splat(0.0); R];
-        for (tile, scores) in self.tiles().zip(scratch) {
-            for r in 0..R {
-                let shifted = lanes.add(lanes.load(&scores[r]), lanes.splat(-highest[r]));
-                lanes.store(lanes.exp(shifted), &mut scores[r]);
-                scores[r][..tile.lanes.start].fill(0.0);
-                scores[r][tile.lanes.end..].fill(0.0);
-                totals[r] = lanes.add(totals[r], lanes.load(&scores[r]));
-            }
-        }
-        let mut sums = [0.0; R];
-        for r in 0..R {
-            sums[r] = lanes.sum(totals[r]);
-        }
-        sums
-    }
-
-    /// `D * 16` columns of the output, from `column` on.
-    #[inline(always)]
-    fn weigh<L: Lanes, const R: usize, const D: usize>(
-        &self,
-        lanes: L,
-        scratch: &[ScoreTile],
-        (column, totals): (usize, [f32; R]),
-    ) {
-        let (head_dim, value_row) = (self.cache.layout.head_dim, self.cache.layout.value_row());
-        let mut sums = [[lanes.splat(0.0); D]; R];
-        for (tile, scores) in self.tiles().zip(scratch) {
-            // SAFETY: nothing is appended while attention runs.
-            let (_, values) = unsafe { self.cache.block(tile.block, self.kv_head) };
-            let first = tile.index * LANES;
-            let rows = &values[(first + tile.lanes.start) * value_row..(first + tile.lanes.end) * value_row];
-            for (lane, row) in tile.lanes.clone().zip(rows.chunks_exact(value_row)) {
-                let (parts, _) = row[column..column + D * LANES].as_chunks::<LANES>();
-                let mut elements = [lanes.splat(0.0); D];
-                for d in 0..D {
-                    elements[d] = lanes.load_f16(&parts[d]);
-                }
-                for r in 0..R {
-                    let weight = lanes.splat(scores[r][lane & (LANES - 1)]);
-                    for d in 0..D {
-                        sums[r][d] = lanes.fma(elements[d], weight, sums[r][d]);
-                    }
-                }
-            }
-        }
-        for r in 0..R {
-            let scale = lanes.splat(1.0 / totals[r]);
-            for (d, sum) in sums[r].iter().enumerate() {
-                let mut values = [0.0; LANES];
-                lanes.store(lanes.mul(*sum, scale), &mut values);
-                let first = column + d * LANES;
-                let values = &values[..LANES.min(head_dim - first)];
-                let start = (self.heads.start + r) * head_dim + first;
-                // SAFETY: this row's heads belong to this task alone.
-                unsafe { self.output.part_mut(self.row, start..start + values.len()) }.copy_from_slice(values);
-            }
+    fn finish<L: Lanes>(&self, lanes: L, merged: &[Merged]) {
+        for (query, merged) in merged.iter().enumerate() {
+            let (row, head) = self.row_and_head(query);
+            let sink = self.sinks.map(|sinks| sinks[head]);
+            let out = ResultPlace { output: self.output, row, head, head_dim: self.cache.layout.head_dim };
+            out.store(lanes, (merged, self.sums_of(query)), (sink, self.scales[1]));
         }
     }
 }
 
-/// Sixteen scores for each query: `[head_dim, 16]` keys times `[head_dim]`.
-#[inline(always)]
-fn score_tile<L: Lanes, const R: usize>(lanes: L, keys: &[[u16; LANES]], queries: [&[f32]; R]) -> [L::Floats; R] {
-    let queries = queries.map(|query| &query[..keys.len()]);
-    let mut sums = [[lanes.splat(0.0); PARTS]; R];
-    let (groups, rest) = keys.as_chunks::<PARTS>();
-    for (group, keys) in groups.iter().enumerate() {
-        for (part, key) in keys.iter().enumerate() {
-            let key = lanes.load_f16(key);
-            for r in 0..R {
-                sums[r][part] = lanes.fma(key, lanes.splat(queries[r][group * PARTS + part]), sums[r][part]);
+/// The first position that the token at `position` sees.
+pub(super) fn first_position(window: Option<usize>, position: usize) -> usize {
+    window.map_or(0, |window| (position + 1).saturating_sub(window))
+}
+
+/// Where the result of one query goes.
+struct ResultPlace<'a> {
+    output: RowsView<'a>,
+    row: usize,
+    head: usize,
+    head_dim: usize,
+}
+
+impl ResultPlace<'_> {
+    #[inline(always)]
+    fn store<L: Lanes>(&self, lanes: L, (merged, sums): (&Merged, &[[f32; LANES]]), (sink, scale): (Option<f32>, f32)) {
+        let factor = lanes.splat(merged.result_factor(lanes, sink) * scale);
+        for (vector, sum) in sums.iter().enumerate() {
+            let mut values = [0.0; LANES];
+            lanes.store(lanes.mul(lanes.load(sum), factor), &mut values);
+            let first = vector * LANES;
+            let values = &values[..LANES.min(self.head_dim - first)];
+            let start = self.head * self.head_dim + first;
+            // SAFETY: this row's head belongs to this task alone.
+            unsafe { self.output.part_mut(self.row, start..start + values.len()) }.copy_from_slice(values);
+        }
+    }
+}
+
+/// Merges the parts of one query, in order of chunk, and writes its result.
+pub(super) struct MergePartsTask<'a> {
+    /// The parts.
+    pub parts: PartsView<'a>,
+    /// `[num_tokens, num_heads * head_dim]`.
+    pub output: RowsView<'a>,
+    /// Row and head of the query.
+    pub query: (usize, usize),
+    /// Its chunks.
+    pub chunks: Range<usize>,
+    /// One more score.
+    pub sink: Option<f32>,
+    /// Multiplies the result.
+    pub scale: f32,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Room to work.
+    pub scratch: &'a mut Scratch,
+}
+
+impl Kernel for MergePartsTask<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let sums = &mut self.scratch.sums[..self.head_dim.div_ceil(LANES)];
+        sums.fill([0.0; LANES]);
+        let mut merged = Merged::default();
+        for chunk in self.chunks {
+            // SAFETY: all parts are written, nobody writes any more.
+            let (part, part_sums) = unsafe { self.parts.load(self.query, chunk) };
+            let [old, new] = merged.add(lanes, &part);
+            for (sum, part) in sums.iter_mut().zip(part_sums) {
+                softmax::merge_sums(lanes, sum, lanes.load(part), [old, new]);
             }
         }
+        let (row, head) = self.query;
+        let place = ResultPlace { output: self.output, row, head, head_dim: self.head_dim };
+        place.store(lanes, (&merged, sums), (self.sink, self.scale));
     }
-    for (part, key) in rest.iter().enumerate() {
-        let key = lanes.load_f16(key);
-        for r in 0..R {
-            sums[r][part] = lanes.fma(key, lanes.splat(queries[r][groups.len() * PARTS + part]), sums[r][part]);
-        }
-    }
-    let mut scores = [lanes.splat(0.0); R];
-    for r in 0..R {
-        let [a, b, c, d] = sums[r];
-        scores[r] = lanes.add(lanes.add(a, b), lanes.add(c, d));
-    }
-    scores
 }

@@ -13,14 +13,16 @@ use crate::rotary_frequencies::rotary_angles_into;
 pub(super) struct RotaryAngles {
     frequencies: Vec<f32>,
     style: RotaryStyle,
+    /// Multiplies cosines and sines.
+    factor: f32,
     cosines: Vec<f32>,
     sines: Vec<f32>,
 }
 
 impl RotaryAngles {
     /// Room for the angles of `frequencies`, `[rotary_dim / 2]`.
-    pub fn new(frequencies: Vec<f32>, style: RotaryStyle) -> Self {
-        Self { frequencies, style, cosines: Vec::new(), sines: Vec::new() }
+    pub fn new(frequencies: Vec<f32>, style: RotaryStyle, factor: f32) -> Self {
+        Self { frequencies, style, factor, cosines: Vec::new(), sines: Vec::new() }
     }
 
     /// Computes the angles of every token.
@@ -31,6 +33,9 @@ impl RotaryAngles {
         let rows = self.cosines.chunks_exact_mut(num_pairs).zip(self.sines.chunks_exact_mut(num_pairs));
         for (position, (cosines, sines)) in positions.iter().zip(rows) {
             rotary_angles_into(&self.frequencies, position[0], cosines, sines);
+            if self.factor != 1.0 {
+                cosines.iter_mut().chain(sines).for_each(|value| *value *= self.factor);
+            }
         }
     }
 }
@@ -53,7 +58,7 @@ pub(super) struct RotaryTask<'a> {
 impl Kernel for RotaryTask<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, _: L) {
-        let RotaryAngles { frequencies, style, cosines, sines } = self.angles;
+        let RotaryAngles { frequencies, style, cosines, sines, .. } = self.angles;
         let num_pairs = frequencies.len();
         for row in self.rows {
             let angles = row * num_pairs..(row + 1) * num_pairs;

@@ -11,12 +11,12 @@ use std::ops::Range;
 use half::{bf16, f16};
 use kindling_kernels::dequantise::e4m3_to_f32;
 use kindling_kernels::{
-    Backend, BufferId, CpuBackend, DType, Isa, KvType, Limits, Op, Plan, PreparedModel, Step, StepSequence, TensorDesc,
-    TensorScale, WeightError, WeightId, WeightSource,
+    Backend, BufferId, CpuBackend, DType, Isa, KvType, Limits, Op, Plan, PreparedModel, ReferenceBackend, Step,
+    StepSequence, TensorDesc, TensorScale, WeightError, WeightId, WeightSource,
 };
 
-/// All stored types.
-pub const DTYPES: [DType; 9] = [
+/// Stored types of blocks up to 32.
+pub const DTYPES: [DType; 11] = [
     DType::F32,
     DType::F16,
     DType::BF16,
@@ -24,9 +24,14 @@ pub const DTYPES: [DType; 9] = [
     DType::Q8_0,
     DType::Q4_0,
     DType::Q4_1,
+    DType::Q5_0,
+    DType::Q5_1,
     DType::NVFP4,
     DType::MXFP4,
 ];
+
+/// Stored types of longer blocks: rows of a multiple of 256.
+pub const LONG_DTYPES: [DType; 4] = [DType::Q4_K, DType::Q5_K, DType::Q6_K, DType::F8E4M3Block128];
 
 /// SplitMix64: small, and the same everywhere.
 pub struct Rng(pub u64);
@@ -132,7 +137,30 @@ fn random_block(rng: &mut Rng, dtype: DType, amplitude: f32, bytes: &mut Vec<u8>
             bytes.push((127.0 + scale(rng, 6.0).to_f32().log2()) as u8);
             (0..2).for_each(|_| bytes.extend(rng.next().to_le_bytes()));
         }
-        _ => panic!("{dtype} has no random blocks"),
+        DType::Q5_0 | DType::Q5_1 => {
+            let step = scale(rng, 15.5);
+            bytes.extend(step.to_le_bytes());
+            if dtype == DType::Q5_1 {
+                bytes.extend(f16::from_f32(step.to_f32() * (-15.5 + rng.float())).to_le_bytes());
+            }
+            bytes.extend((rng.next() as u32).to_le_bytes());
+            (0..2).for_each(|_| bytes.extend(rng.next().to_le_bytes()));
+        }
+        DType::Q4_K | DType::Q5_K => {
+            let greatest = if dtype == DType::Q4_K { 15.0 } else { 31.0 };
+            // Six bits of scale are 31 in the middle, and so are those of the minimum.
+            bytes.extend(scale(rng, greatest / 2.0 * 31.0).to_le_bytes());
+            bytes.extend(scale(rng, 31.0).to_le_bytes());
+            bytes.extend((0..dtype.block_bytes() - 4).map(|_| rng.next() as u8));
+        }
+        DType::Q6_K => {
+            bytes.extend((0..208).map(|_| rng.next() as u8));
+            bytes.extend(scale(rng, 31.0 * 64.0).to_le_bytes());
+        }
+        DType::F8E4M3Block128 => {
+            bytes.extend(scale(rng, 1.0).to_f32().to_le_bytes());
+            bytes.extend((0..128).map(|_| e4m3(rng.float())));
+        }
     }
 }
 
@@ -205,6 +233,23 @@ pub fn run(backend: &dyn Backend, (plan, weights): &(Plan, MemoryWeights), limit
     let mut logits = Vec::new();
     prepare(backend, plan, weights, limits).execute(step, &mut logits).unwrap();
     logits
+}
+
+/// Runs one step on the reference and on every instruction set, which must come close to it and agree on every bit.
+pub fn assert_all_close(model: &(Plan, MemoryWeights), (limits, step): (&Limits, &Step), tolerance: f64, what: &str) {
+    let expected = run(&ReferenceBackend, model, limits, step);
+    let mut first: Option<Vec<f32>> = None;
+    for (isa, backend) in cpu_backends() {
+        let found = run(&backend, model, limits, step);
+        assert_close(&found, &expected, tolerance, &format!("{what} on {isa}"));
+        assert_eq!(*first.get_or_insert(found.clone()), found, "instruction sets agree on every bit: {what}");
+    }
+}
+
+/// A step of one sequence with `num_rows` tokens below `vocab_size`.
+pub fn rows_step(num_rows: usize, vocab_size: usize, num_groups: usize) -> Step {
+    let tokens: Vec<u32> = (0..num_rows).map(|row| (row * 5 % vocab_size) as u32).collect();
+    step(&[Part { tokens: &tokens, context_len: 0, blocks: &[3, 1, 2, 0] }], num_groups)
 }
 
 /// What one sequence brings to a step.

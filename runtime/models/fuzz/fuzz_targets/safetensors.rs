@@ -9,7 +9,7 @@ fuzz_target!(|data: &[u8]| {
     let mut end = None;
     for tensor in tensors {
         assert!(end.is_none_or(|end| end == tensor.offset), "tensors should follow each other");
-        end = tensor.offset.checked_add(tensor.desc.num_bytes as u64);
+        end = tensor.offset.checked_add(tensor.num_bytes as u64);
         assert!(end.is_some_and(|end| end <= data.len() as u64), "tensors should lie within the file");
     }
 });

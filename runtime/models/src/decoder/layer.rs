@@ -126,12 +126,12 @@ impl LayerParts<'_> {
     /// `down(activation(gate(x), up(x)))`.
     pub(crate) fn dense_with(&self, activation: Activation, has_biases: bool) -> FeedForward {
         let (hidden, inner) = (self.decoder.config.hidden_size, self.decoder.config.intermediate_size);
-        FeedForward::Gated(GatedDense {
+        FeedForward::Gated(Box::new(GatedDense {
             activation,
             gate_proj: self.linear(GATE_PROJ, [inner, hidden], has_biases),
             up_proj: self.linear(UP_PROJ, [inner, hidden], has_biases),
             down_proj: self.linear(DOWN_PROJ, [hidden, inner], has_biases),
-        })
+        }))
     }
 
     /// A layer with one norm before each part.

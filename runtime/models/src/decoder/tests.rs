@@ -206,7 +206,7 @@ fn renamed(architecture: &str) -> SyntheticGguf {
 fn from_gguf(file: &SyntheticGguf) -> Result<ModelSpec, SpecError> {
     let bytes = file.file();
     let header = GgufHeader::read(&bytes).unwrap();
-    let weights = GgufWeights::new(Box::new(bytes), header.tensors);
+    let weights = GgufWeights::new(Box::new(bytes), header.tensors).unwrap();
     let checkpoint = Checkpoint { description: Description::Gguf(&header.metadata), weights: &weights };
     detect(&checkpoint)?.spec(&checkpoint)
 }

@@ -127,8 +127,15 @@ fn num_bytes(tensor: &SyntheticTensor) -> u64 {
         1 => DType::F16,
         2 => DType::Q4_0,
         3 => DType::Q4_1,
+        6 => DType::Q5_0,
+        7 => DType::Q5_1,
         8 => DType::Q8_0,
+        12 => DType::Q4_K,
+        13 => DType::Q5_K,
+        14 => DType::Q6_K,
         30 => DType::BF16,
+        39 => DType::MXFP4,
+        40 => DType::NVFP4,
         _ => return 0,
     };
     let elements = tensor.shape.iter().try_fold(1u64, |product, length| product.checked_mul(*length)).unwrap_or(0);

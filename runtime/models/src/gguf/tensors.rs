@@ -91,7 +91,7 @@ fn read_info(cursor: &mut Cursor<'_>, index: u64) -> Result<GgufTensor, GgufErro
 }
 
 fn dtype(name: &str, number: u32) -> Result<DType, GgufError> {
-    let supported = "F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are supported";
+    let supported = "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, MXFP4 and NVFP4 are supported";
     match ggml_type::from_number(number) {
         GgmlType::Supported(dtype) => Ok(dtype),
         GgmlType::Unsupported(kind) => Err(refused(name, format!("it is stored as {kind}; {supported}"))),
@@ -104,7 +104,9 @@ fn dtype(name: &str, number: u32) -> Result<DType, GgufError> {
 
 /// `None` if the rows are no whole number of blocks, or a product overflows.
 fn num_bytes(dtype: DType, row_elements: usize, shape: &[usize]) -> Option<usize> {
-    if !row_elements.is_multiple_of(dtype.block_elements()) {
+    // Files keep four blocks of NVFP4 together.
+    let together = if dtype == DType::NVFP4 { 64 } else { dtype.block_elements() };
+    if !row_elements.is_multiple_of(together) {
         return None;
     }
     let num_elements = shape.iter().try_fold(1usize, |product, length| product.checked_mul(*length))?;

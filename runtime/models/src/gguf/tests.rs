@@ -82,7 +82,7 @@ fn both_versions_and_any_alignment_are_read() {
         assert_eq!((header.version, header.tensors.len()), (version, 20));
         let last = header.tensors.last().unwrap();
         assert_eq!(last.offset % u64::from(alignment), 0);
-        let weights = GgufWeights::new(Box::new(bytes), header.tensors.clone());
+        let weights = GgufWeights::new(Box::new(bytes), header.tensors.clone()).unwrap();
         let mut data = vec![0; last.desc.num_bytes];
         weights.read(&last.desc.name, &mut data).unwrap();
         assert!(data.iter().enumerate().all(|(index, byte)| usize::from(*byte) == index % 251));
@@ -191,8 +191,8 @@ fn hostile_tensors_are_refused_by_name() {
         ("a product that overflows", one(&[1 << 40, 1 << 40], 0), "is not possible for F32"),
         ("bytes that overflow", one(&[1 << 62], 0), "is not possible for F32"),
         ("a row that is no whole number of blocks", one(&[2, 48], 3), "is not possible for Q4_1"),
-        ("K-quants", one(&[256], 12), "it is stored as Q4_K; F32, F16"),
-        ("MXFP4", one(&[32], 39), "it is stored as MXFP4"),
+        ("K-quants", one(&[256], 10), "it is stored as Q2_K; F32, F16"),
+        ("NVFP4 in rows of less than four blocks", one(&[32], 40), "shape [32] is not possible for NVFP4"),
         ("integers", one(&[32], 26), "it is stored as I32"),
         ("a removed type", one(&[32], 4), "Q4_2, which the format has given up"),
         ("a type that does not exist", one(&[32], 99), "the element type 99 does not exist"),
@@ -250,7 +250,7 @@ fn text_beyond_the_budget_is_refused_before_it_is_read() {
 fn a_file_that_shrinks_or_fails_later_gives_an_error_with_the_tensor() {
     let bytes = llama().file();
     let header = read(bytes.clone()).unwrap();
-    let weights = GgufWeights::new(Box::new(bytes[..bytes.len() / 2].to_vec()), header.tensors);
+    let weights = GgufWeights::new(Box::new(bytes[..bytes.len() / 2].to_vec()), header.tensors).unwrap();
     let desc = weights.describe("blk.1.ffn_down.weight").unwrap();
     let error = weights.read(&desc.name, &mut vec![0; desc.num_bytes]).unwrap_err();
     assert_eq!(error.to_string(), "read tensor blk.1.ffn_down.weight");

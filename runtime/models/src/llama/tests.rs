@@ -36,7 +36,7 @@ fn from_config(config: &Value) -> Result<ModelSpec, SpecError> {
 fn from_gguf(file: &SyntheticGguf) -> Result<ModelSpec, SpecError> {
     let bytes = file.file();
     let header = GgufHeader::read(&bytes).unwrap();
-    let weights = GgufWeights::new(Box::new(bytes), header.tensors);
+    let weights = GgufWeights::new(Box::new(bytes), header.tensors).unwrap();
     let checkpoint = Checkpoint { description: Description::Gguf(&header.metadata), weights: &weights };
     detect(&checkpoint)?.spec(&checkpoint)
 }

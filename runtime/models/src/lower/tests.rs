@@ -14,7 +14,7 @@ fn lower(file: &SyntheticGguf) -> (Plan, Vec<String>) {
     let bytes = file.file();
     let header = GgufHeader::read(&bytes).unwrap();
     let names = header.tensors.iter().map(|tensor| tensor.desc.name.clone()).collect();
-    let weights = GgufWeights::new(Box::new(bytes), header.tensors);
+    let weights = GgufWeights::new(Box::new(bytes), header.tensors).unwrap();
     let checkpoint = Checkpoint { description: Description::Gguf(&header.metadata), weights: &weights };
     let plan = detect(&checkpoint).unwrap().spec(&checkpoint).unwrap().lower();
     for weight in &plan.weights {
@@ -106,7 +106,7 @@ fn widths_agree_and_nothing_is_read_before_it_is_written() {
 fn with_extras() -> ModelSpec {
     let bytes = llama().file();
     let header = GgufHeader::read(&bytes).unwrap();
-    let weights = GgufWeights::new(Box::new(bytes), header.tensors);
+    let weights = GgufWeights::new(Box::new(bytes), header.tensors).unwrap();
     let checkpoint = Checkpoint { description: Description::Gguf(&header.metadata), weights: &weights };
     let mut spec = detect(&checkpoint).unwrap().spec(&checkpoint).unwrap();
     spec.embedding_scale = Some(8.0);
@@ -128,7 +128,7 @@ fn with_extras() -> ModelSpec {
             biases: None,
         },
         activation: Activation::Silu,
-        shared: Some(SharedExpert { dense, gate: Some(linear("shared gate", &[1, 32])) }),
+        shared: Some(SharedExpert { dense: *dense, gate: Some(linear("shared gate", &[1, 32])) }),
     }));
     let Mixer::Attention(attention) = &mut layer.mixer else { panic!("should be attention") };
     attention.window = Some(4);

@@ -91,10 +91,14 @@ fn idle_parameters(plan: &Plan) -> u64 {
 
 /// The type of most bytes in the matrices of all layers.
 fn quantization(spec: &ModelSpec, plan: &Plan, weights: &dyn WeightSource) -> String {
-    let outside = [&spec.embed_tokens.name, &spec.lm_head.weight.name];
-    let matrices = plan.weights.iter().filter(|weight| weight.shape.len() > 1 && !outside.contains(&&weight.name));
+    let matrices = plan.ops.iter().flat_map(|op| match op {
+        Op::Linear { weight, .. } => vec![*weight],
+        Op::MoeExperts { experts, .. } => vec![experts.gate, experts.up, experts.down],
+        _ => Vec::new(),
+    });
     let mut bytes: BTreeMap<&str, usize> = BTreeMap::new();
-    for weight in matrices {
+    for weight in matrices.map(|WeightId(index)| &plan.weights[index]).filter(|weight| **weight != spec.lm_head.weight)
+    {
         let first = weight.rows.first().map_or(&weight.name, |range| &range.tensor);
         if let Some(desc) = weights.describe(first) {
             *bytes.entry(desc.dtype.name()).or_default() += desc.row_bytes() * weight.num_rows();

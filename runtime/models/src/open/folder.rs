@@ -12,7 +12,7 @@ use crate::architecture::{Checkpoint, Description};
 use crate::chat_template::ChatTemplate;
 use crate::element_slices::ElementSlices;
 use crate::read_at::{FileBytes, ReadAt};
-use crate::safetensors::{self, SafetensorsWeights};
+use crate::safetensors::{self, DeclaredQuantization, SafetensorsWeights};
 use crate::tokenizer::{SpecialTokens, Tokenizer};
 
 const INDEX: &str = "model.safetensors.index.json";
@@ -109,11 +109,16 @@ fn parse_optional<T: DeserializeOwned + Default>(path: PathBuf) -> Result<T, Ope
 
 /// Opens safetensors weights as their `config.json` describes them.
 pub(super) fn open_weights(folder: &Path, place: &Weights) -> Result<(OpenWeights, Map<String, Value>), OpenError> {
+    let config: Map<String, Value> = parse(folder.join("config.json"))?;
+    // Before the tensors: the name of a method says more than the first odd tensor.
+    let declared = DeclaredQuantization::read(&config, &parse_optional(folder.join("hf_quant_config.json"))?)?;
     let weights: SafetensorsWeights = match place {
         Weights::File(path) => safetensors::open_file(path)?,
         Weights::Index(path) => safetensors::open_index(folder, &read(path, MAX_JSON_BYTES)?)?,
     };
-    let config: Map<String, Value> = parse(folder.join("config.json"))?;
+    if let Some(declared) = declared {
+        declared.check(&weights)?;
+    }
     let weights = ElementSlices { source: weights };
     let checkpoint = Checkpoint { description: Description::ConfigJson(&config), weights: &weights };
     let spec = make_spec(&folder.join("config.json"), &checkpoint)?;

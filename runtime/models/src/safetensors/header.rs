@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::fmt;
 use std::io;
 
-use kindling_kernels::{DType, TensorDesc, TensorScale};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
+use super::Element;
 use crate::read_at::ReadAt;
 
 /// The format's own limit.
@@ -14,11 +14,17 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 const LENGTH_BYTES: u64 = 8;
 const MAX_DIMENSIONS: usize = 8;
 
-/// A tensor's description and its place.
+/// A stored tensor and its place: maybe a weight, maybe a part of one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SafetensorsTensor {
-    /// Name, type, shape and size.
-    pub desc: TensorDesc,
+    /// As the file calls it.
+    pub name: String,
+    /// How its elements are written.
+    pub element: Element,
+    /// Row-major, outermost first.
+    pub shape: Vec<usize>,
+    /// Stored size; always the product of `shape` times the element's size.
+    pub num_bytes: usize,
     /// From the start of the file, in bytes.
     pub offset: u64,
 }
@@ -85,7 +91,7 @@ pub enum SafetensorsError {
 /// file.extend(json);
 /// file.extend([0; 8]);
 /// let tensors = read_header(&file)?;
-/// assert_eq!(tensors[0].desc.shape, [2]);
+/// assert_eq!(tensors[0].shape, [2]);
 /// assert_eq!(tensors[0].offset, 8 + json.len() as u64);
 /// # Ok::<(), kindling_models::safetensors::SafetensorsError>(())
 /// ```
@@ -175,12 +181,11 @@ fn place_all(
                 format!("its offset {start} {kind}: the bytes before it end at {previous_end}"),
             ));
         }
-        let desc = describe(&name, &entry)?;
-        if start.checked_add(desc.num_bytes as u64) != Some(end) {
-            let size = desc.num_bytes;
-            let problem =
-                format!("offsets {start} to {end} do not hold the {size} bytes of {} {:?}", desc.dtype, desc.shape);
-            return Err(refused(&name, problem));
+        let tensor = describe(&name, &entry, data_start)?;
+        if start.checked_add(tensor.num_bytes as u64) != Some(end) {
+            let SafetensorsTensor { element, shape, num_bytes, .. } = tensor;
+            let sizes = format!("the {num_bytes} bytes of {} {shape:?}", element.name());
+            return Err(refused(&name, format!("offsets {start} to {end} do not hold {sizes}")));
         }
         if data_start.checked_add(end).is_none_or(|end| end > num_bytes) {
             return Err(refused(&name, format!("it ends at byte {end} after byte {data_start} of {num_bytes}")));
@@ -189,7 +194,7 @@ fn place_all(
             return Err(refused(&name, "the name appears twice".to_owned()));
         }
         previous_end = end;
-        tensors.push(SafetensorsTensor { desc, offset: data_start + start });
+        tensors.push(tensor);
     }
     let end = data_start + previous_end;
     if end != num_bytes {
@@ -198,13 +203,10 @@ fn place_all(
     Ok(tensors)
 }
 
-fn describe(name: &str, entry: &Entry) -> Result<TensorDesc, SafetensorsError> {
-    let dtype = match entry.dtype.as_str() {
-        "F32" => DType::F32,
-        "F16" => DType::F16,
-        "BF16" => DType::BF16,
-        other => return Err(refused(name, format!("it is stored as {other}; BF16, F16 and F32 are supported"))),
-    };
+/// The offset may be beyond the file; the caller looks.
+fn describe(name: &str, entry: &Entry, data_start: u64) -> Result<SafetensorsTensor, SafetensorsError> {
+    let element = Element::from_name(&entry.dtype)
+        .ok_or_else(|| refused(name, format!("it is stored as {}, which this reader does not know", entry.dtype)))?;
     if entry.shape.len() > MAX_DIMENSIONS {
         return Err(refused(name, format!("it has {} dimensions, at most {MAX_DIMENSIONS}", entry.shape.len())));
     }
@@ -212,6 +214,7 @@ fn describe(name: &str, entry: &Entry) -> Result<TensorDesc, SafetensorsError> {
     let shape: Result<Vec<usize>, _> = entry.shape.iter().map(|length| usize::try_from(*length)).collect();
     let shape = shape.map_err(|_| impossible())?;
     let num_elements = shape.iter().try_fold(1usize, |product, length| product.checked_mul(*length));
-    let num_bytes = num_elements.and_then(|count| dtype.bytes_for(count)).ok_or_else(impossible)?;
-    Ok(TensorDesc { name: name.to_owned(), dtype, shape, num_bytes, scale: TensorScale::One })
+    let num_bytes = num_elements.and_then(|count| count.checked_mul(element.num_bytes())).ok_or_else(impossible)?;
+    let offset = data_start.saturating_add(entry.data_offsets[0]);
+    Ok(SafetensorsTensor { name: name.to_owned(), element, shape, num_bytes, offset })
 }

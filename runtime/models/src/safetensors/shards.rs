@@ -1,10 +1,11 @@
 //! Opens a safetensors checkpoint: one file, or the files that an index names.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use super::{SafetensorsError, SafetensorsWeights, read_header};
+use super::resolve::resolve;
+use super::{SafetensorsError, SafetensorsTensor, SafetensorsWeights, read_header};
 use crate::read_at::{FileBytes, ReadAt};
 
 /// The largest known models have fewer than 200.
@@ -35,6 +36,41 @@ pub enum ShardError {
     /// The index contradicts the files, or names files outside the folder.
     #[error("index of shards: {0}")]
     Index(String),
+    /// A tensor that cannot be a weight, or whose scales do not fit it.
+    #[error("tensor {name}: {problem}")]
+    Tensor {
+        /// Which.
+        name: String,
+        /// What is wrong, with the figures.
+        problem: String,
+    },
+    /// Scales could not be read.
+    #[error("read tensor {name}")]
+    Read {
+        /// Which.
+        name: String,
+        /// The failed read.
+        source: io::Error,
+    },
+}
+
+/// Files, and every stored tensor in them by name.
+#[derive(Default)]
+pub(super) struct RawTensors {
+    /// In the order of their numbers.
+    pub files: Vec<Box<dyn ReadAt>>,
+    /// By name: the number of the file, and the place in it.
+    pub tensors: BTreeMap<String, (usize, SafetensorsTensor)>,
+}
+
+/// Opens a checkpoint of one file that is read from `source`.
+///
+/// # Errors
+/// [`ShardError`] with the tensor that is wrong.
+pub fn open_source(source: Box<dyn ReadAt>) -> Result<SafetensorsWeights, ShardError> {
+    let mut raw = RawTensors::default();
+    add_source(&mut raw, source, Path::new("the source"))?;
+    resolve(raw)
 }
 
 /// Opens a checkpoint of one file.
@@ -42,9 +78,9 @@ pub enum ShardError {
 /// # Errors
 /// [`ShardError`] with the path.
 pub fn open_file(path: &Path) -> Result<SafetensorsWeights, ShardError> {
-    let mut weights = SafetensorsWeights { files: Vec::new(), tensors: HashMap::new() };
-    add_file(&mut weights, path)?;
-    Ok(weights)
+    let mut raw = RawTensors::default();
+    add_file(&mut raw, path)?;
+    resolve(raw)
 }
 
 /// Opens the files in `folder` that the index (`model.safetensors.index.json`) names.
@@ -67,17 +103,17 @@ pub fn open_index(folder: &Path, index: &[u8]) -> Result<SafetensorsWeights, Sha
     for shard in &shards {
         check_name(shard)?;
     }
-    let mut weights = SafetensorsWeights { files: Vec::new(), tensors: HashMap::new() };
+    let mut raw = RawTensors::default();
     for shard in &shards {
-        add_file(&mut weights, &folder.join(shard))?;
+        add_file(&mut raw, &folder.join(shard))?;
     }
     for (name, shard) in &index.weight_map {
-        let found = weights.tensors.get(name).map(|(file, _)| shards[*file]);
+        let found = raw.tensors.get(name).map(|(file, _)| shards[*file]);
         if found != Some(shard) {
             return Err(ShardError::Index(format!("tensor {name} should be in {shard}, but is not")));
         }
     }
-    Ok(weights)
+    resolve(raw)
 }
 
 /// A shard lies in the folder itself: one plain component that ends in `.safetensors`.
@@ -91,15 +127,19 @@ fn check_name(name: &str) -> Result<(), ShardError> {
     Ok(())
 }
 
-fn add_file(weights: &mut SafetensorsWeights, path: &Path) -> Result<(), ShardError> {
+fn add_file(raw: &mut RawTensors, path: &Path) -> Result<(), ShardError> {
     let file = FileBytes::open(path).map_err(|source| ShardError::Open { path: path.to_owned(), source })?;
+    add_source(raw, Box::new(file), path)
+}
+
+fn add_source(raw: &mut RawTensors, source: Box<dyn ReadAt>, path: &Path) -> Result<(), ShardError> {
     let header = |source| ShardError::Header { path: path.to_owned(), source };
-    let tensors = read_header(&file).map_err(header)?;
-    let number = weights.files.len();
-    weights.files.push(Box::new(file) as Box<dyn ReadAt>);
+    let tensors = read_header(&*source).map_err(header)?;
+    let number = raw.files.len();
+    raw.files.push(source);
     for tensor in tensors {
-        let name = tensor.desc.name.clone();
-        if weights.tensors.insert(name.clone(), (number, tensor)).is_some() {
+        let name = tensor.name.clone();
+        if raw.tensors.insert(name.clone(), (number, tensor)).is_some() {
             return Err(ShardError::Index(format!("tensor {name} is in two files, again in {}", path.display())));
         }
     }

@@ -83,8 +83,7 @@ fn hostile_heads_are_refused_by_name() {
     let twice = r#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"w":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#;
     let deep = "[".repeat(100_000);
     let cases: Vec<(&str, String, usize, &str)> = vec![
-        ("another type", entry("F8_E4M3", "[4]", "[0,4]"), 4, "tensor w: it is stored as F8_E4M3; BF16, F16 and F32"),
-        ("integers", entry("I64", "[1]", "[0,8]"), 8, "tensor w: it is stored as I64"),
+        ("another type", entry("F4", "[4]", "[0,2]"), 2, "tensor w: it is stored as F4, which this reader does not"),
         (
             "size that is not the shape's",
             entry("F32", "[2]", "[0,4]"),
@@ -150,7 +149,7 @@ fn random_damage_never_panics() {
         }
         if let Ok(tensors) = read_header(&bytes) {
             accepted += 1;
-            assert!(tensors.iter().all(|tensor| tensor.offset as usize + tensor.desc.num_bytes <= bytes.len()));
+            assert!(tensors.iter().all(|tensor| tensor.offset as usize + tensor.num_bytes <= bytes.len()));
         }
     }
     assert!(accepted > 100, "only {accepted} were accepted: the damage tests nothing");

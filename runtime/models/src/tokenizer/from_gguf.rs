@@ -21,7 +21,7 @@ const TYPE_USER_DEFINED: i64 = 4;
 const TYPE_BYTE: i64 = 6;
 
 /// Builds the document.
-pub(super) fn document(metadata: &Metadata) -> Result<Value, TokenizerError> {
+pub(crate) fn document(metadata: &Metadata) -> Result<Value, TokenizerError> {
     let tokens = || metadata.strings("tokenizer.ggml.tokens")?.ok_or_else(|| missing("tokenizer.ggml.tokens"));
     match metadata.string("tokenizer.ggml.model")? {
         Some("gpt2") => byte_level_document(metadata, tokens()?),

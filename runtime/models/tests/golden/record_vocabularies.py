@@ -30,7 +30,7 @@ from tokenizers import Tokenizer
 from transformers.convert_slow_tokenizer import generate_merges
 
 import record_tokenizers as base
-from record_tokenizers import LLAMA3_SPLIT, QWEN2_SPLIT, added, bpe, byte_level, document, template
+from record_tokenizers import QWEN2_SPLIT, added, bpe, byte_level, document, template
 
 OUT = Path(__file__).resolve().parent / "vocabularies"
 
@@ -170,11 +170,6 @@ def spm_merges(rows):
     return generate_merges(vocab, scores, {text for _, text, kind, _ in rows if kind in (CONTROL, UNKNOWN, BYTE)})
 
 
-def llama3(arguments):
-    rows, merges, keys = read_gguf(arguments.ggml_vocabs / "ggml-vocab-llama-bpe.gguf")
-    return rows, merges, keys, split_document(LLAMA3_SPLIT, None, True, "<|begin_of_text|>"), None
-
-
 def qwen2(arguments):
     rows, merges, keys = read_gguf(arguments.ggml_vocabs / "ggml-vocab-qwen2.gguf")
     return rows, merges, keys, split_document(QWEN2_SPLIT, {"type": "NFC"}), None
@@ -225,11 +220,6 @@ def tekken(arguments):
     second = tiktoken.Encoding("tekken", pat_str=config["pattern"], mergeable_ranks=ranks, special_tokens={})
     make = split_document(TEKKEN_SPLIT, None, True, "<s>")
     return rows, merges, keys, make, lambda text: [i + first for i in second.encode(text, disallowed_special=())]
-
-
-def llama2(arguments):
-    rows, _, keys = read_gguf(arguments.ggml_vocabs / "ggml-vocab-llama-spm.gguf")
-    return rows, spm_merges(rows), keys, spm_document("prefix", "<s>"), None
 
 
 def read_spm(path):
@@ -353,7 +343,7 @@ def main():
     arguments = parser.parse_args()
     assert len(STRINGS) == len(set(STRINGS)), "a string is there twice"
     base.HERE = OUT
-    for make in (llama3, qwen2, qwen35, o200k, tekken, llama2, mistral_v3, spm_no_prefix, gemma4):
+    for make in (qwen2, qwen35, o200k, tekken, mistral_v3, spm_no_prefix, gemma4):
         if arguments.only is None or make.__name__ in arguments.only.split(","):
             record(make.__name__, make(arguments), arguments.date)
 

@@ -81,6 +81,7 @@ impl Kernel for Everything<'_> {
         note_floats("load_bf16", lanes.load_bf16(&inputs.halves));
         note_floats("load_e4m3_256ths", lanes.load_e4m3_256ths(&inputs.codes));
         note_floats("load_e8m0", lanes.load_e8m0(&inputs.codes));
+        note_floats("load_i8", lanes.load_i8(&inputs.codes.map(|code| code as i8)));
         note_floats("add", lanes.add(a, b));
         note_floats("mul", lanes.mul(a, b));
         note_floats("div", lanes.div(a, lanes.max(lanes.abs(b), lanes.splat(1e-3))));

@@ -89,6 +89,14 @@ impl Lanes for Avx2 {
         ]
     }
     #[inline(always)]
+    fn load_i8(self, values: &[i8; LANES]) -> Self::Floats {
+        let values = x86!(_mm_loadu_si128(values.as_ptr().cast()));
+        [
+            x86!(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(values))),
+            x86!(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128::<8>(values)))),
+        ]
+    }
+    #[inline(always)]
     fn store(self, values: Self::Floats, out: &mut [f32; LANES]) {
         x86!(_mm256_storeu_ps(out.as_mut_ptr(), values[0]));
         x86!(_mm256_storeu_ps(out.as_mut_ptr().add(8), values[1]));

@@ -66,6 +66,10 @@ impl Lanes for Avx512Vnni {
         x86!(_mm512_castsi512_ps(_mm512_max_epi32(words, _mm512_set1_epi32(1 << 22))))
     }
     #[inline(always)]
+    fn load_i8(self, values: &[i8; LANES]) -> Self::Floats {
+        x86!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(values.as_ptr().cast()))))
+    }
+    #[inline(always)]
     fn store(self, values: Self::Floats, out: &mut [f32; LANES]) {
         x86!(_mm512_storeu_ps(out.as_mut_ptr(), values));
     }

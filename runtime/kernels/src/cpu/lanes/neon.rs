@@ -221,6 +221,15 @@ impl<D: Dots> Lanes for Neon<D> {
         quarters!(vreinterpretq_f32_u32, bits)
     }
     #[inline(always)]
+    fn load_i8(self, values: &[i8; LANES]) -> Self::Floats {
+        let words = neon!({
+            let values = vld1q_s8(values.as_ptr());
+            let (low, high) = (vmovl_s8(vget_low_s8(values)), vmovl_high_s8(values));
+            [vmovl_s16(vget_low_s16(low)), vmovl_high_s16(low), vmovl_s16(vget_low_s16(high)), vmovl_high_s16(high)]
+        });
+        quarters!(vcvtq_f32_s32, words)
+    }
+    #[inline(always)]
     fn store(self, values: Self::Floats, out: &mut [f32; LANES]) {
         let start = out.as_mut_ptr();
         neon!({

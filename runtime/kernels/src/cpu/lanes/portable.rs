@@ -54,6 +54,10 @@ impl Lanes for Portable {
         codes.map(|code| f32::from_bits((u32::from(code) << 23).max(1 << 22)))
     }
     #[inline(always)]
+    fn load_i8(self, values: &[i8; LANES]) -> Self::Floats {
+        values.map(f32::from)
+    }
+    #[inline(always)]
     fn store(self, values: Self::Floats, out: &mut [f32; LANES]) {
         *out = values;
     }

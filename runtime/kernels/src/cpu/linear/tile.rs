@@ -111,12 +111,24 @@ trait FloatColumn {
 #[inline(always)]
 fn float_tile<L: Lanes, C: FloatColumn, const R: usize>(lanes: L, panel: &[C], rows: [&[f32]; R]) -> [L::Floats; R] {
     let rows = rows.map(|row| &row[..panel.len()]);
-    let mut sums = [lanes.splat(0.0); R];
-    for (index, column) in panel.iter().enumerate() {
-        let weights = column.weights(lanes);
-        for (sum, row) in sums.iter_mut().zip(&rows) {
-            *sum = lanes.fma(weights, lanes.splat(row[index]), *sum);
+    // Two sums, so that one does not wait for the other where there is a single row.
+    let (mut even, mut odd) = ([lanes.splat(0.0); R], [lanes.splat(0.0); R]);
+    let (pairs, rest) = panel.as_chunks::<2>();
+    for (index, [first, second]) in pairs.iter().enumerate() {
+        let (first, second) = (first.weights(lanes), second.weights(lanes));
+        for r in 0..R {
+            even[r] = lanes.fma(first, lanes.splat(rows[r][2 * index]), even[r]);
+            odd[r] = lanes.fma(second, lanes.splat(rows[r][2 * index + 1]), odd[r]);
         }
     }
-    sums
+    for column in rest {
+        let weights = column.weights(lanes);
+        for r in 0..R {
+            even[r] = lanes.fma(weights, lanes.splat(rows[r][2 * pairs.len()]), even[r]);
+        }
+    }
+    for r in 0..R {
+        even[r] = lanes.add(even[r], odd[r]);
+    }
+    even
 }

@@ -33,6 +33,38 @@ unsafe impl ZeroBytes for F32Column {}
 // SAFETY: plain numbers only.
 unsafe impl ZeroBytes for E4M3Column {}
 
+/// 128 columns of E4M3 with one scale: 1.03 bytes per weight, as stored.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(in crate::cpu) struct E4M3Block {
+    /// By lane.
+    pub scales: [f32; LANES],
+    /// Codes.
+    pub columns: [E4M3Column; 128],
+}
+
+// SAFETY: plain numbers only.
+unsafe impl ZeroBytes for E4M3Block {}
+
+impl Block for E4M3Block {
+    const ELEMENTS: usize = 128;
+    /// The kernels read 256ths.
+    const FACTOR: f32 = 256.0;
+
+    fn place(&mut self, lane: usize, stored: &[u8]) {
+        self.scales[lane] = f32::from_le_bytes([stored[0], stored[1], stored[2], stored[3]]);
+        for (column, code) in self.columns.iter_mut().zip(&stored[4..]) {
+            column.0[lane] = *code;
+        }
+    }
+
+    fn values_into(&self, lane: usize, values: &mut [f32]) {
+        for (value, column) in values.iter_mut().zip(&self.columns) {
+            *value = e4m3_to_f32(column.0[lane]) * self.scales[lane];
+        }
+    }
+}
+
 impl Block for F16Column {
     const ELEMENTS: usize = 1;
 

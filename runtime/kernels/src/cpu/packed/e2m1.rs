@@ -3,6 +3,7 @@
 
 use super::Block;
 use super::affine::nibbles_into;
+use super::super_blocks::place_nibble;
 use crate::cpu::lanes::{ByteGroups, LANES};
 use crate::dequantise::{E2M1, e4m3_to_f32, e8m0_to_f32};
 use crate::load::ZeroBytes;
@@ -49,8 +50,8 @@ impl Block for Nvfp4Block {
         for (half, stored) in stored.as_chunks::<9>().0.iter().enumerate() {
             self.scales[half][lane] = stored[0];
             for (pair, byte) in stored[1..].iter().enumerate() {
-                place_code(&mut self.codes, lane, 16 * half + 2 * pair, byte & 15);
-                place_code(&mut self.codes, lane, 16 * half + 2 * pair + 1, byte >> 4);
+                place_nibble(&mut self.codes, lane, 16 * half + 2 * pair, byte & 15);
+                place_nibble(&mut self.codes, lane, 16 * half + 2 * pair + 1, byte >> 4);
             }
         }
     }
@@ -71,8 +72,8 @@ impl Block for Mxfp4Block {
     fn place(&mut self, lane: usize, stored: &[u8]) {
         self.scales[lane] = stored[0];
         for (pair, byte) in stored[1..].iter().enumerate() {
-            place_code(&mut self.codes, lane, 2 * pair, byte & 15);
-            place_code(&mut self.codes, lane, 2 * pair + 1, byte >> 4);
+            place_nibble(&mut self.codes, lane, 2 * pair, byte & 15);
+            place_nibble(&mut self.codes, lane, 2 * pair + 1, byte >> 4);
         }
     }
 
@@ -80,12 +81,6 @@ impl Block for Mxfp4Block {
         let scale = e8m0_to_f32(self.scales[lane]);
         nibbles_into(&self.codes, lane, values, |code| E2M1[usize::from(code)] * scale);
     }
-}
-
-/// Every code comes once, so that it can be added to what is there.
-fn place_code(groups: &mut [ByteGroups; 4], lane: usize, element: usize, code: u8) {
-    let shift = if element < 16 { 0 } else { 4 };
-    groups[element % 16 / 4][4 * lane + element % 4] |= code << shift;
 }
 
 #[cfg(test)]

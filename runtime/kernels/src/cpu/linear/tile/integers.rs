@@ -2,7 +2,10 @@
 
 use super::{IntBlock, LinearInput, Panel, int_tile};
 use crate::cpu::lanes::{ByteGroups, Lanes};
-use crate::cpu::packed::{DOUBLED, DOUBLED_OFFSET, Int4Block, Int4MinBlock, Int8Block, Mxfp4Block, Nvfp4Block};
+use crate::cpu::packed::{
+    DOUBLED, DOUBLED_OFFSET, GroupScales, Int4Block, Int4MinBlock, Int5Block, Int5MinBlock, Int8Block, Mxfp4Block,
+    Nvfp4Block, PARTS, Super4Block, Super5Block, Super6Block,
+};
 use crate::cpu::quantise::ActivationBlock;
 
 #[inline(always)]
@@ -113,6 +116,126 @@ impl IntBlock for Mxfp4Block {
     }
 }
 
+#[inline(always)]
+fn unpack_five_bits<L: Lanes>(lanes: L, nibbles: &[ByteGroups; 4], fifths: &ByteGroups) -> [L::Bytes; 8] {
+    let mut groups = unpack_nibbles(lanes, nibbles);
+    let fifths = lanes.load_bytes(fifths);
+    for (index, group) in groups.iter_mut().enumerate() {
+        *group = lanes.or_bits(*group, fifths, index as i32 - 4, 16);
+    }
+    groups
+}
+
+impl IntBlock for Int5Block {
+    #[inline(always)]
+    fn offset<L: Lanes>() -> i32 {
+        16
+    }
+    #[inline(always)]
+    fn unpack<L: Lanes>(&self, lanes: L, _: usize) -> [L::Bytes; 8] {
+        unpack_five_bits(lanes, &self.nibbles, &self.fifths)
+    }
+    #[inline(always)]
+    fn scales<L: Lanes>(&self, lanes: L, _: usize) -> [L::Floats; 2] {
+        [lanes.load_f16(&self.scales); 2]
+    }
+}
+
+impl IntBlock for Int5MinBlock {
+    #[inline(always)]
+    fn offset<L: Lanes>() -> i32 {
+        0
+    }
+    #[inline(always)]
+    fn unpack<L: Lanes>(&self, lanes: L, _: usize) -> [L::Bytes; 8] {
+        unpack_five_bits(lanes, &self.nibbles, &self.fifths)
+    }
+    #[inline(always)]
+    fn scales<L: Lanes>(&self, lanes: L, _: usize) -> [L::Floats; 2] {
+        [lanes.load_f16(&self.scales); 2]
+    }
+    #[inline(always)]
+    fn minima<L: Lanes>(&self, lanes: L, _: usize) -> Option<L::Floats> {
+        Some(lanes.load_f16(&self.minima))
+    }
+}
+
+impl GroupScales {
+    #[inline(always)]
+    fn of_part<L: Lanes>(&self, lanes: L, part: usize) -> [L::Floats; 2] {
+        [lanes.mul(lanes.load_f16(&self.scales), lanes.load_i8(&self.part_scales[part])); 2]
+    }
+    #[inline(always)]
+    fn minima_of_part<L: Lanes>(&self, lanes: L, part: usize) -> Option<L::Floats> {
+        Some(lanes.mul(lanes.load_f16(&self.minima), lanes.load_i8(&self.part_minima[part])))
+    }
+}
+
+impl IntBlock for Super4Block {
+    const PARTS: usize = PARTS;
+    #[inline(always)]
+    fn offset<L: Lanes>() -> i32 {
+        0
+    }
+    #[inline(always)]
+    fn unpack<L: Lanes>(&self, lanes: L, part: usize) -> [L::Bytes; 8] {
+        unpack_nibbles(lanes, &self.nibbles[part])
+    }
+    #[inline(always)]
+    fn scales<L: Lanes>(&self, lanes: L, part: usize) -> [L::Floats; 2] {
+        self.scales.of_part(lanes, part)
+    }
+    #[inline(always)]
+    fn minima<L: Lanes>(&self, lanes: L, part: usize) -> Option<L::Floats> {
+        self.scales.minima_of_part(lanes, part)
+    }
+}
+
+impl IntBlock for Super5Block {
+    const PARTS: usize = PARTS;
+    #[inline(always)]
+    fn offset<L: Lanes>() -> i32 {
+        0
+    }
+    #[inline(always)]
+    fn unpack<L: Lanes>(&self, lanes: L, part: usize) -> [L::Bytes; 8] {
+        unpack_five_bits(lanes, &self.nibbles[part], &self.fifths[part])
+    }
+    #[inline(always)]
+    fn scales<L: Lanes>(&self, lanes: L, part: usize) -> [L::Floats; 2] {
+        self.scales.of_part(lanes, part)
+    }
+    #[inline(always)]
+    fn minima<L: Lanes>(&self, lanes: L, part: usize) -> Option<L::Floats> {
+        self.scales.minima_of_part(lanes, part)
+    }
+}
+
+impl IntBlock for Super6Block {
+    const PARTS: usize = PARTS;
+    const HALVES: bool = true;
+    #[inline(always)]
+    fn offset<L: Lanes>() -> i32 {
+        32
+    }
+    #[inline(always)]
+    fn unpack<L: Lanes>(&self, lanes: L, part: usize) -> [L::Bytes; 8] {
+        let mut groups = unpack_nibbles(lanes, &self.nibbles[part]);
+        let [first, second] = &self.uppers[part];
+        let uppers = [lanes.load_bytes(first), lanes.load_bytes(second)];
+        for (index, group) in groups.iter_mut().enumerate() {
+            *group = lanes.or_bits(*group, uppers[index / 4], 2 * (index % 4) as i32 - 4, 48);
+        }
+        groups
+    }
+    #[inline(always)]
+    fn scales<L: Lanes>(&self, lanes: L, part: usize) -> [L::Floats; 2] {
+        let scales = lanes.load_f16(&self.scales);
+        let [low, high] = [2 * part, 2 * part + 1].map(|half| &self.half_scales[half]);
+        [lanes.mul(scales, lanes.load_i8(low)), lanes.mul(scales, lanes.load_i8(high))]
+    }
+}
+
 macro_rules! panel {
     ($($block:ty),+) => {
         $(impl Panel for $block {
@@ -140,4 +263,5 @@ macro_rules! panel {
     };
 }
 
-panel!(Int4Block, Int4MinBlock, Int8Block, Nvfp4Block, Mxfp4Block);
+panel!(Int4Block, Int4MinBlock, Int5Block, Int5MinBlock, Int8Block, Nvfp4Block, Mxfp4Block);
+panel!(Super4Block, Super5Block, Super6Block);
