@@ -235,3 +235,6 @@ impl Architecture for Qwen3Next {
         config.model(self.name(), checkpoint, DeltaProjections::ByKeyHead)
     }
 }
+
+#[cfg(test)]
+mod tests;
