@@ -23,7 +23,7 @@ fn failure(args: &[&str]) -> String {
 
 /// The tiny Llama of the models' goldens, with a tokenizer that has a token for each byte.
 fn tiny_model(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-{name}-{}", std::process::id()));
+    let folder = std::env::temp_dir().join(format!("kindling-bench-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("make a folder");
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/models/tests/golden/tiny_llama");
     for name in ["config.json", "model.safetensors"] {
