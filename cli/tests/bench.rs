@@ -238,10 +238,9 @@ fn ctrl_c_ends_it_with_what_was_measured() {
         .spawn()
         .expect("start kindling");
     let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
-    let mut line = String::new();
-    while !line.contains("run 3 of") {
-        line.clear();
-        assert!(stderr.read_line(&mut line).expect("standard error") > 0, "it ended by itself");
+    let mut said = String::new();
+    while !said.contains("run 3 of") {
+        assert!(stderr.read_line(&mut said).expect("standard error") > 0, "it ended by itself: {said}");
     }
     let rest = std::thread::spawn(move || {
         let mut rest = String::new();
