@@ -112,20 +112,11 @@ impl Metrics {
             grammar_mask_seconds: histogram("grammar_mask_seconds", "To find a grammar's next tokens.", MASK_SECONDS),
             grammar_compile_seconds: histogram("grammar_compile_seconds", "From form to grammar.", COMPILE_SECONDS),
             preemptions_total: counter("preemptions_total", "Completions that lost their KV blocks for a while."),
-            prefix_cache_queries_total: counter(
-                "prefix_cache_queries_total",
-                "Tokens of prompts that were looked up in the prefix cache.",
-            ),
+            prefix_cache_queries_total: counter("prefix_cache_queries_total", "Prompt tokens looked up in the cache."),
             prefix_cache_hits_total: counter("prefix_cache_hits_total", "Tokens of prompts that the prefix cache had."),
-            kv_cache_evictions_total: counter(
-                "kv_cache_evictions_total",
-                "Cached KV blocks and states that made room for others.",
-            ),
+            kv_cache_evictions_total: counter("kv_cache_evictions_total", "Cached blocks that made room for others."),
             spec_decode_draft_tokens_total: counter("spec_decode_draft_tokens_total", "Tokens guessed ahead."),
-            spec_decode_accepted_tokens_total: counter(
-                "spec_decode_accepted_tokens_total",
-                "Tokens guessed ahead that were right.",
-            ),
+            spec_decode_accepted_tokens_total: counter("spec_decode_accepted_tokens_total", "Guesses that were right."),
             counted: Mutex::default(),
             model_load_seconds: gauge("model_load_seconds", "From start to ready."),
             requests_running: int_gauge("requests_running", "Completions that hold KV blocks."),

@@ -60,7 +60,7 @@ where
     let mut order: Vec<usize> = (0..parts.len()).collect();
     order.sort_by_key(|index| std::cmp::Reverse(sizes[*index]));
     let (next, has_failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let all: Vec<Mutex<Option<Result<K::Held, PrepareError>>>> = parts.iter().map(|_| Mutex::new(None)).collect();
+    let all: Vec<Slot<K::Held>> = parts.iter().map(|_| Mutex::new(None)).collect();
     let reader = |sender: mpsc::Sender<u64>| {
         let mut stage = Vec::new();
         while let Some(index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -94,6 +94,9 @@ where
         all.into_iter().filter_map(|held| held.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
     all.into_iter().collect()
 }
+
+/// Where a reader leaves a weight.
+type Slot<H> = Mutex<Option<Result<H, PrepareError>>>;
 
 /// Reads one weight stage by stage; `read` is told the bytes of each, and says whether to go on. `None`: it said no.
 fn load_weight<K: Keeper>(

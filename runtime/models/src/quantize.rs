@@ -165,7 +165,7 @@ impl PartialFolder {
     fn check_space(&self, num_bytes: u64) -> Result<(), QuantizeError> {
         let failed = |error| QuantizeError::Write { path: self.path.clone(), source: io::Error::from(error) };
         let there = nix::sys::statvfs::statvfs(&self.path).map_err(failed)?;
-        let free = u64::from(there.blocks_available()).saturating_mul(u64::from(there.fragment_size()));
+        let free = there.blocks_available().saturating_mul(there.fragment_size());
         if free < num_bytes {
             let problem = format!("needs {num_bytes} bytes, its file system has {free} left");
             return Err(QuantizeError::Output { path: self.path.clone(), problem });

@@ -101,6 +101,12 @@ fn experts_are_counted_in_all_and_by_token() {
         assert_eq!(facts.parameters - facts.active_parameters, experts / 8 * 6, "2 of 8 experts for each token");
         assert_eq!(facts.quantization, "BF16");
     }
+    for file in ["", "model.gguf"] {
+        let facts = GoldenModel::open("tiny_gpt_oss", file).opened.facts;
+        let experts = 3 * 4 * (3 * 64 * 64 + 3 * 64);
+        assert_eq!(facts.parameters - facts.active_parameters, experts / 4 * 2, "2 of 4 experts for each token");
+        assert_eq!(facts.quantization, "MXFP4");
+    }
     let dense = GoldenModel::open("tiny_qwen3", "").opened.facts;
     assert_eq!(dense.parameters, dense.active_parameters);
 }

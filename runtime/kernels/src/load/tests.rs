@@ -82,7 +82,7 @@ fn a_failed_read_is_told_and_ends_the_others() {
     let source = Counting { rows: vec![4; 50], broken: Some(7) };
     for num_threads in [1, 4] {
         let result = load_weights(&source.plan(), &source, num_threads, &mut |_| (), &Collect);
-        let error = result.err().expect("should fail");
+        let error = result.expect_err("should fail");
         assert!(matches!(&error, PrepareError::Weight(WeightError::Read { name, .. }) if name == "w7"), "{error:?}");
     }
 }
@@ -92,6 +92,6 @@ fn nothing_is_read_before_all_shapes_are_checked() {
     let source = Counting { rows: vec![4; 3], broken: Some(0) };
     let mut plan = source.plan();
     plan.weights[2].shape = vec![5, 4];
-    let error = load_weights(&plan, &source, 2, &mut |_| (), &Collect).err().expect("should fail");
+    let error = load_weights(&plan, &source, 2, &mut |_| (), &Collect).expect_err("should fail");
     assert!(matches!(&error, PrepareError::Weight(WeightError::Shape { name, .. }) if name == "w2"), "{error:?}");
 }

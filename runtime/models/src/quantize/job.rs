@@ -49,11 +49,11 @@ impl Source {
     /// Safetensors that are quantised already lose twice; their originals are published.
     fn refuse_quantised(&self) -> Result<(), QuantizeError> {
         for weight in &self.plan.weights {
-            if let Some(desc) = self.weights.describe(&weight.name) {
-                if !matches!(desc.dtype, DType::F32 | DType::F16 | DType::BF16) {
-                    let problem = format!("it is stored as {} already; start from BF16, F16 or F32", desc.dtype);
-                    return Err(unsupported(desc.name, problem));
-                }
+            if let Some(desc) = self.weights.describe(&weight.name)
+                && !matches!(desc.dtype, DType::F32 | DType::F16 | DType::BF16)
+            {
+                let problem = format!("it is stored as {} already; start from BF16, F16 or F32", desc.dtype);
+                return Err(unsupported(desc.name, problem));
             }
         }
         Ok(())

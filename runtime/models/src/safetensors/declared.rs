@@ -132,10 +132,11 @@ fn model_opt(place: &str, declared: &Map<String, Value>) -> Result<DeclaredQuant
         Some("MIXED_PRECISION") | None => ANY,
         Some(other) => return refused("quant_algo", other.to_owned(), "NVFP4, MXFP4, FP8 and MIXED_PRECISION are"),
     };
-    if let Some(size) = declared.get("group_size").and_then(Value::as_u64) {
-        if forms == [DType::NVFP4] && size != 16 {
-            return refused("group_size", size.to_string(), "NVFP4 has blocks of 16");
-        }
+    if let Some(size) = declared.get("group_size").and_then(Value::as_u64)
+        && forms == [DType::NVFP4]
+        && size != 16
+    {
+        return refused("group_size", size.to_string(), "NVFP4 has blocks of 16");
     }
     let found = algorithm.unwrap_or("modelopt").to_owned();
     Ok(DeclaredQuantization { place: format!("{place}.quant_algo"), found, forms })

@@ -50,7 +50,7 @@ const REFUSED: [(&str, &str); 8] = [
 /// [`ShardError::Tensor`] naming a tensor that is no weight and belongs to none, or whose scales do not fit.
 pub(super) fn resolve(raw: RawTensors) -> Result<SafetensorsWeights, ShardError> {
     let mut resolver = Resolver { raw: &raw, taken: HashSet::new(), weights: HashMap::new() };
-    for (name, reason) in raw.tensors.keys().filter_map(|name| refusal(name).map(|reason| (name, reason))) {
+    if let Some((name, reason)) = raw.tensors.keys().find_map(|name| refusal(name).map(|reason| (name, reason))) {
         return Err(refused(name, reason.to_owned()));
     }
     for (file, tensor) in raw.tensors.values() {
@@ -133,10 +133,10 @@ impl<'a> Resolver<'a> {
     fn quantised(&mut self, file: usize, tensor: &'a SafetensorsTensor) -> Result<(), ShardError> {
         let name = tensor.name.as_str();
         if tensor.element == Element::U8 {
-            if let Some(weight) = name.strip_suffix("_blocks") {
-                if self.find(&format!("{weight}_scales")).is_some() {
-                    return self.blocks(weight, (file, tensor), &format!("{weight}_scales"));
-                }
+            if let Some(weight) = name.strip_suffix("_blocks")
+                && self.find(&format!("{weight}_scales")).is_some()
+            {
+                return self.blocks(weight, (file, tensor), &format!("{weight}_scales"));
             }
             let weight = name.strip_suffix("_packed").unwrap_or(name);
             let scales = format!("{weight}_scale");

@@ -45,7 +45,7 @@ fn values(weights: &SafetensorsWeights, name: &str) -> Vec<f32> {
 
 /// Two rows of 32: nibbles count up, scales are 1, 2, 0.5 and 4.
 fn nvfp4<'a>(values: &'a str, scales: &'a str) -> Vec<Entry<'a>> {
-    let nibbles = (0..32u8).map(|j| (2 * j & 15) | (2 * j + 1 & 15) << 4).collect();
+    let nibbles = (0..32u8).map(|j| ((2 * j) & 15) | (((2 * j + 1) & 15) << 4)).collect();
     vec![(values, "U8", vec![2, 16], nibbles), (scales, "F8_E4M3", vec![2, 2], vec![0x38, 0x40, 0x30, 0x48])]
 }
 
@@ -78,7 +78,7 @@ fn both_spellings_of_nvfp4_are_read_with_their_direction_of_the_global_scale() {
 
 #[test]
 fn mxfp4_of_gpt_oss_and_compressed_tensors_is_read() {
-    let nibbles: Vec<u8> = (0..64u8).map(|j| (2 * j & 15) | (2 * j + 1 & 15) << 4).collect();
+    let nibbles: Vec<u8> = (0..64u8).map(|j| ((2 * j) & 15) | (((2 * j + 1) & 15) << 4)).collect();
     let scales = vec![127, 128, 126, 129];
     let expected: Vec<f32> = [1.0, 2.0, 0.5, 4.0]
         .iter()
@@ -132,20 +132,40 @@ fn scales_of_the_cache_are_there_by_name_but_are_no_weights() {
     assert_eq!(values(&weights, "k_proj.k_scale"), [0.5]);
 }
 
+/// What is wrong, the tensors, and what the refusal says.
+type Case<'a> = (&'a str, Vec<Entry<'a>>, &'a str);
+
+fn with(mut entries: Vec<Entry<'static>>, more: Entry<'static>) -> Vec<Entry<'static>> {
+    entries.push(more);
+    entries
+}
+
+fn model_opt() -> Vec<Entry<'static>> {
+    nvfp4("x.weight", "x.weight_scale")
+}
+
+fn fp8() -> Vec<Entry<'static>> {
+    vec![("x.weight", "F8_E4M3", vec![2, 2], vec![0; 4])]
+}
+
+fn global(value: f32) -> Entry<'static> {
+    ("x.weight_scale_2", "F32", vec![], f32s(&[value]))
+}
+
+fn check_refusals(cases: Vec<Case<'_>>) {
+    for (name, entries, part) in cases {
+        let message = open(&entries).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(message.contains(part), "{name}: {message:?} lacks {part:?}");
+    }
+}
+
 #[test]
-fn what_does_not_belong_together_is_refused_by_name() {
-    let with = |mut entries: Vec<Entry<'static>>, more: Entry<'static>| {
-        entries.push(more);
-        entries
-    };
-    let model_opt = || nvfp4("x.weight", "x.weight_scale");
-    let fp8 = || vec![("x.weight", "F8_E4M3", vec![2, 2], vec![0; 4])];
-    let global = |value: f32| ("x.weight_scale_2", "F32", vec![], f32s(&[value]));
+fn nvfp4_with_parts_that_do_not_belong_together_is_refused() {
     let mut padded = with(model_opt(), global(1.0));
     padded[1] = ("x.weight_scale", "F8_E4M3", vec![128, 4], vec![0x38; 512]);
     let mut swizzled = with(model_opt(), global(1.0));
     swizzled[1].2 = vec![4];
-    let cases: Vec<(&str, Vec<Entry<'_>>, &str)> = vec![
+    check_refusals(vec![
         ("no global scale", model_opt(), "tensor x.weight: it is NVFP4, but x.weight_scale_2 is missing"),
         ("a global scale that is no number", with(model_opt(), global(f32::NAN)), "x.weight_scale_2: scale 0 is NaN"),
         (
@@ -169,6 +189,12 @@ fn what_does_not_belong_together_is_refused_by_name() {
             "tensor x.weight_scale: its shape is [128, 4], values of shape [2, 16] need one scale for 16",
         ),
         ("flat scales", swizzled, "swizzled and private layouts are not supported"),
+    ]);
+}
+
+#[test]
+fn layouts_that_are_not_read_are_refused() {
+    check_refusals(vec![
         (
             "AWQ beside NVFP4",
             with(with(model_opt(), global(1.0)), ("x.pre_quant_scale", "F32", vec![32], vec![0; 128])),
@@ -190,6 +216,12 @@ fn what_does_not_belong_together_is_refused_by_name() {
             "tensor x.qweight: the packed integers of AWQ and GPTQ",
         ),
         ("integers", vec![("w", "I64", vec![1], vec![0; 8])], "tensor w: it is stored as I64 without known scales"),
+    ]);
+}
+
+#[test]
+fn scales_that_fit_nothing_are_refused() {
+    check_refusals(vec![
         ("FP8 without a scale", fp8(), "tensor x.weight: it is stored as F8_E4M3 without a scale"),
         (
             "FP8 with a scale that fits nothing",
@@ -226,11 +258,7 @@ fn what_does_not_belong_together_is_refused_by_name() {
             vec![("k.k_scale", "F32", vec![2], vec![0; 8])],
             "tensor k.k_scale: its shape is [2], one scale",
         ),
-    ];
-    for (name, entries, part) in cases {
-        let message = open(&entries).err().expect(name);
-        assert!(message.contains(part), "{name}: {message:?} lacks {part:?}");
-    }
+    ]);
 }
 
 #[test]
