@@ -10,7 +10,7 @@ use super::LinearInput;
 use crate::cpu::lanes::Lanes;
 use crate::cpu::quantise::ActivationBlock;
 
-/// Up to so many rows wait for the memory.
+/// Up to so many rows wait for the memory. Integer families only: one prefetch per two columns made BF16 slower.
 const FEW_ROWS: usize = 2;
 
 /// How far weights are asked for ahead of their use.
@@ -134,10 +134,7 @@ fn float_tile<L: Lanes, C: FloatColumn, const R: usize>(lanes: L, panel: &[C], r
     // Two sums, so that one does not wait for the other where there is a single row.
     let (mut even, mut odd) = ([lanes.splat(0.0); R], [lanes.splat(0.0); R]);
     let (pairs, rest) = panel.as_chunks::<2>();
-    for (index, pair @ [first, second]) in pairs.iter().enumerate() {
-        if R <= FEW_ROWS {
-            lanes.prefetch(pair, PREFETCH_BYTES);
-        }
+    for (index, [first, second]) in pairs.iter().enumerate() {
         let (first, second) = (first.weights(lanes), second.weights(lanes));
         each_row!(R, r => {
             even[r] = lanes.fma(first, lanes.splat(rows[r][2 * index]), even[r]);
