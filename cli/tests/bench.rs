@@ -23,7 +23,7 @@ fn failure(args: &[&str]) -> String {
 
 /// The tiny Llama of the models' goldens, with a tokenizer that has a token for each byte.
 fn tiny_model(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-{name}-{}", std::process::id()));
+    let folder = std::env::temp_dir().join(format!("kindling-bench-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("make a folder");
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/models/tests/golden/tiny_llama");
     for name in ["config.json", "model.safetensors"] {
@@ -238,10 +238,9 @@ fn ctrl_c_ends_it_with_what_was_measured() {
         .spawn()
         .expect("start kindling");
     let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
-    let mut line = String::new();
-    while !line.contains("run 3 of") {
-        line.clear();
-        assert!(stderr.read_line(&mut line).expect("standard error") > 0, "it ended by itself");
+    let mut said = String::new();
+    while !said.contains("run 3 of") {
+        assert!(stderr.read_line(&mut said).expect("standard error") > 0, "it ended by itself: {said}");
     }
     let rest = std::thread::spawn(move || {
         let mut rest = String::new();

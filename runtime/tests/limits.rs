@@ -14,12 +14,16 @@ use tonic::Code;
 #[tokio::test]
 async fn a_prompt_that_is_still_worked_on_keeps_its_place() {
     let tiny = start_tiny(TestBackend::default(), |_| {}).await;
-    let (client, text) = (tiny.client.clone(), "some words ".repeat(500_000));
-    let call = tokio::spawn(async move { generate(&client, text_request(&text, 1)).await });
+    // Long to read, though it would be short to compute: the template ignores tools.
+    let tools_json = serde_json::json!([{ "text": "some words ".repeat(1_000_000) }]).to_string();
+    let Input::Chat(chat) = chat("hi") else { unreachable!() };
+    let input = Some(Input::Chat(ChatInput { tools_json, ..chat }));
+    let (client, request) = (tiny.client.clone(), GenerateRequest { input, ..text_request("", 1) });
+    let call = tokio::spawn(async move { generate(&client, request).await });
     wait_for_load(&tiny.client, |load| load.requests_waiting == 1).await;
     call.abort();
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(load(&tiny.client).await.requests_waiting, 1, "the text is not tokens yet");
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(load(&tiny.client).await.requests_waiting, 1, "the prompt is not read yet");
     wait_for_load(&tiny.client, |load| load.requests_waiting == 0).await;
 }
 

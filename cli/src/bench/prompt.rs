@@ -55,10 +55,12 @@ impl Prompts {
     /// # Errors
     /// If the tokenizer fails.
     pub async fn make(&mut self, num_tokens: usize) -> anyhow::Result<Prompt> {
-        let mut words = self.words(num_tokens + 8);
+        // Little by little: a text that is far too long for the context is refused before it is tokenized.
+        let mut words = self.words(num_tokens / 8 + 1);
         let mut token_ids = self.tokenizer.tokenize(&words.join(" ")).await?;
         while token_ids.len() < num_tokens {
-            words.extend(self.words(num_tokens));
+            let more = words.len() / 4 + 1;
+            words.extend(self.words(more));
             token_ids = self.tokenizer.tokenize(&words.join(" ")).await?;
         }
         // The most words that are not too many: more words are never fewer tokens.

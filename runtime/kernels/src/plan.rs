@@ -116,6 +116,13 @@ pub enum RopeScaling {
         /// Context of pretraining, in tokens.
         original_context: f32,
     },
+    /// The first pairs of a head turn, as slowly as they would among all pairs; the others stay as they are.
+    Proportional {
+        /// Divisor of frequencies.
+        factor: f32,
+        /// Pairs that turn.
+        rotated_pairs: usize,
+    },
     /// YaRN: frequencies between two numbers of turns are interpolated, and scores are sharpened.
     Yarn {
         /// Divisor of low frequencies.

@@ -3,8 +3,10 @@
 //! Tests compare the other backends with it. It is slow on purpose and does nothing clever.
 
 mod add;
+mod causal_conv;
 mod embed_tokens;
 mod gated_activation;
+mod gated_delta_rule;
 mod gather_logit_rows;
 mod kv_cache;
 mod kv_cache_append;
@@ -12,10 +14,12 @@ mod linear;
 mod moe_experts;
 mod moe_route;
 mod paged_attention;
+mod recurrent;
 mod rms_norm;
 mod rotary;
 mod scale;
 mod sigmoid_gate_rows;
+mod slot_states;
 mod soft_cap;
 
 use crate::load::{Keeper, WeightHead, load_weights, zeroes};
@@ -25,6 +29,7 @@ use crate::{
     PreparedModel, Rows, Step, WeightId, WeightSource, dequantise, validate,
 };
 pub(crate) use kv_cache::KvCache;
+use slot_states::SlotStates;
 
 /// Plain f32 arithmetic, one thread.
 #[derive(Debug, Clone, Copy, Default)]
@@ -47,7 +52,6 @@ impl Backend for ReferenceBackend {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Box<dyn PreparedModel>, PrepareError> {
         validate::validate(plan, limits)?;
-        check_supported(plan)?;
         let tensors = load_weights(plan, weights, limits.num_threads, progress, &Dequantise)?;
         let tensors: Vec<Vec<f32>> = tensors.into_iter().map(|tensor| tensor.values).collect();
         let rotaries = plan
@@ -58,22 +62,15 @@ impl Backend for ReferenceBackend {
             })
             .collect();
         let groups = plan.cache_groups.iter().zip(&limits.num_blocks);
-        let caches =
-            groups.map(|(spec, num_blocks)| KvCache::new(spec, limits, *num_blocks)).collect::<Result<_, _>>()?;
+        let caches = groups
+            .clone()
+            .map(|(spec, num_blocks)| KvCache::new(spec, limits, *num_blocks))
+            .collect::<Result<_, _>>()?;
+        let states = groups.map(|(spec, num_slots)| SlotStates::new(spec, *num_slots)).collect::<Result<_, _>>()?;
         let buffers = vec![Vec::new(); plan.buffers.len()];
         let (plan, limits) = (plan.clone(), limits.clone());
-        Ok(Box::new(ReferenceModel { plan, limits, tensors, rotaries, caches, buffers }))
+        Ok(Box::new(ReferenceModel { plan, limits, tensors, rotaries, caches, states, buffers }))
     }
-}
-
-/// Refuses what is not interpreted yet.
-fn check_supported(plan: &Plan) -> Result<(), PrepareError> {
-    for op in &plan.ops {
-        if let Op::CausalConv { .. } | Op::GatedDeltaRule { .. } = op {
-            return Err(PrepareError::Unsupported { backend: "reference", what: format!("the op {}", op.name()) });
-        }
-    }
-    Ok(())
 }
 
 /// Makes f32 of everything.
@@ -115,6 +112,7 @@ struct ReferenceModel {
     tensors: Vec<Vec<f32>>,
     rotaries: Vec<Vec<f32>>,
     caches: Vec<KvCache>,
+    states: Vec<SlotStates>,
     buffers: Vec<Vec<f32>>,
 }
 
@@ -128,10 +126,13 @@ impl PreparedModel for ReferenceModel {
             };
             buffer.resize(rows * spec.width, 0.0);
         }
+        self.copy_slots(&step.copies_before);
+        self.clear_new_slots(step);
         for index in 0..self.plan.ops.len() {
             let op = self.plan.ops[index].clone();
             self.execute_op(&op, step);
         }
+        self.copy_slots(&step.copies_after);
         logits.clear();
         logits.extend_from_slice(&self.buffers[self.plan.logits.0]);
         Ok(())
@@ -141,7 +142,8 @@ impl PreparedModel for ReferenceModel {
         let bytes = |values: &[Vec<f32>]| values.iter().map(|v| size_of_val(v.as_slice())).sum();
         MemoryUse {
             weight_bytes: bytes(&self.tensors),
-            kv_cache_bytes: self.caches.iter().map(|c| 2 * size_of_val(c.keys.as_slice())).sum(),
+            kv_cache_bytes: self.caches.iter().map(|c| 2 * size_of_val(c.keys.as_slice())).sum::<usize>()
+                + self.states.iter().map(|states| size_of_val(states.values.as_slice())).sum::<usize>(),
             activation_bytes: self.plan.arena_bytes(self.limits.max_tokens_per_step, self.limits.max_logits_per_step),
         }
     }
@@ -181,9 +183,7 @@ impl ReferenceModel {
             }
             Op::SoftCap { buffer, cap } => soft_cap::soft_cap(&mut self.buffers[buffer.0], cap),
             Op::SigmoidGateRows { .. } | Op::MoeRoute { .. } | Op::MoeExperts { .. } => self.execute_moe(op),
-            Op::CausalConv { .. } | Op::GatedDeltaRule { .. } => {
-                unreachable!("prepare should have refused {}", op.name())
-            }
+            Op::CausalConv { .. } | Op::GatedDeltaRule { .. } => self.execute_delta_net(op, step),
             Op::Add { input, output } => {
                 let input = self.buffers[input.0].clone();
                 add::add(&input, &mut self.buffers[output.0]);

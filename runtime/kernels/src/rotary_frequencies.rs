@@ -35,6 +35,7 @@ pub fn rotary_frequencies(spec: &RotarySpec, factors: Option<&[f32]>) -> Vec<f32
             let unscaled = f64::from(spec.theta).powf(exponent);
             let frequency = match spec.scaling {
                 Some(scaling @ RopeScaling::Yarn { .. }) => yarn(spec, scaling, pair, unscaled),
+                Some(RopeScaling::Proportional { rotated_pairs, .. }) if pair >= rotated_pairs => 0.0,
                 scaling => scaled(unscaled, scaling),
             };
             let factor = factors.and_then(|factors| factors.get(pair)).copied().unwrap_or(1.0);
@@ -65,7 +66,9 @@ fn yarn(spec: &RotarySpec, scaling: RopeScaling, pair: usize, frequency: f64) ->
 fn scaled(frequency: f64, scaling: Option<RopeScaling>) -> f64 {
     match scaling {
         None | Some(RopeScaling::Yarn { .. }) => frequency,
-        Some(RopeScaling::Linear { factor }) => frequency / f64::from(factor),
+        Some(RopeScaling::Linear { factor } | RopeScaling::Proportional { factor, .. }) => {
+            frequency / f64::from(factor)
+        }
         Some(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context }) => {
             let (factor, low, high) = (f64::from(factor), f64::from(low_freq_factor), f64::from(high_freq_factor));
             let turns = f64::from(original_context) * frequency / TAU;
@@ -108,6 +111,13 @@ mod tests {
     fn linear_scaling_divides_every_frequency() {
         let frequencies = rotary_frequencies(&spec(RopeScaling::Linear { factor: 4.0 }), None);
         assert_eq!(frequencies[0], 0.25);
+    }
+
+    #[test]
+    fn proportional_scaling_leaves_the_slow_pairs_alone() {
+        let plain = rotary_frequencies(&spec(RopeScaling::Linear { factor: 2.0 }), None);
+        let scaled = rotary_frequencies(&spec(RopeScaling::Proportional { factor: 2.0, rotated_pairs: 8 }), None);
+        assert_eq!((&scaled[..8], &scaled[8..]), (&plain[..8], &[0.0; 24][..]));
     }
 
     #[test]

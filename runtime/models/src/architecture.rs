@@ -3,17 +3,21 @@
 use kindling_kernels::WeightSource;
 use serde_json::{Map, Value};
 
+use crate::gemma4::Gemma4;
 use crate::gguf::{GgufError, Metadata};
 use crate::gpt_oss::GptOss;
 use crate::llama::Llama;
 use crate::mistral::Mistral;
 use crate::qwen2::Qwen2;
 use crate::qwen3::Qwen3;
+use crate::qwen3_5::{Qwen3_5, Qwen3_5Moe};
 use crate::qwen3_moe::Qwen3Moe;
+use crate::qwen3_next::Qwen3Next;
 use crate::spec::ModelSpec;
 
 /// Every architecture there is. Adding one: its file, and its line here.
-pub static ARCHITECTURES: &[&dyn Architecture] = &[&Llama, &Mistral, &Qwen2, &Qwen3, &Qwen3Moe, &GptOss];
+pub static ARCHITECTURES: &[&dyn Architecture] =
+    &[&Llama, &Mistral, &Qwen2, &Qwen3, &Qwen3Moe, &Qwen3Next, &Qwen3_5, &Qwen3_5Moe, &GptOss, &Gemma4];
 
 /// One family of models, in one file.
 pub trait Architecture: Sync {
@@ -108,7 +112,20 @@ impl SpecError {
     }
 }
 
-impl Checkpoint<'_> {
+impl<'a> Checkpoint<'a> {
+    /// For families whose GGUF files, of `gguf`, have their parts in orders that are not known here.
+    ///
+    /// # Errors
+    /// [`SpecError::Unsupported`] for such a file.
+    pub(crate) fn config_json(&self, gguf: &str) -> Result<&'a Map<String, Value>, SpecError> {
+        match self.description {
+            Description::ConfigJson(config) => Ok(config),
+            Description::Gguf(_) => {
+                Err(SpecError::unsupported("general.architecture", gguf, "only safetensors of this family are"))
+            }
+        }
+    }
+
     /// Whether `config.json` names `class` alone, or the GGUF file is of `gguf`, where the family has a name there.
     ///
     /// # Errors

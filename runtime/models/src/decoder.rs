@@ -4,6 +4,7 @@
 //! A family's file says which parts its layers have; nothing here knows a family.
 
 mod config;
+mod delta_net;
 mod experts;
 mod from_gguf;
 mod layer;
@@ -14,9 +15,11 @@ mod window;
 use kindling_kernels::{RotaryStyle, WeightSpec};
 
 pub use config::{DecoderConfig, RopeParameters};
+pub(crate) use delta_net::DeltaProjections;
 pub(crate) use experts::{ExpertSizes, MAX_EXPERTS};
 pub(crate) use from_gguf::Keys;
 pub(crate) use layer::{Biases, LayerParts, Name};
+pub(crate) use rope::scaling as rope_scaling;
 pub(crate) use validate::{Dimensions, between, positive};
 pub(crate) use window::windows;
 pub use window::{LayerType, QwenWindow};
@@ -34,6 +37,8 @@ const FREQUENCY_FACTORS: &str = "rope_freqs.weight";
 pub(crate) struct Decoder<'a> {
     pub config: &'a DecoderConfig,
     pub dimensions: Dimensions,
+    /// Added to the weights of norms: 1 in families that store them less one.
+    pub norm_offset: f32,
     pub checkpoint: &'a Checkpoint<'a>,
 }
 
@@ -43,7 +48,7 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// [`SpecError`] with the key and its value.
     pub(crate) fn new(config: &'a DecoderConfig, checkpoint: &'a Checkpoint<'a>) -> Result<Self, SpecError> {
-        Ok(Self { config, dimensions: validate::dimensions(config)?, checkpoint })
+        Ok(Self { config, dimensions: validate::dimensions(config)?, norm_offset: 0.0, checkpoint })
     }
 
     /// The name of a part in this kind of file.
@@ -67,7 +72,7 @@ impl<'a> Decoder<'a> {
     /// A norm over groups of `width` elements.
     pub(crate) fn norm_of(&self, name: &str, width: usize) -> Norm {
         let weight = WeightSpec::whole(format!("{name}.weight"), vec![width]);
-        Norm { weight: Some(weight), width, eps: self.config.rms_norm_eps as f32, offset: 0.0 }
+        Norm { weight: Some(weight), width, eps: self.config.rms_norm_eps as f32, offset: self.norm_offset }
     }
 
     /// A rotary table over whole heads. `gguf_style` is how GGUF files of the family order the rows of q and k.
@@ -79,6 +84,20 @@ impl<'a> Decoder<'a> {
         let Dimensions { head_dim: rotary_dim, rope_theta: theta, rope_scaling: scaling, .. } = self.dimensions;
         let factors = WeightSpec::whole(FREQUENCY_FACTORS, vec![rotary_dim / 2]);
         Rotary { rotary_dim, theta, style, scaling, frequency_factors: has_factors.then_some(factors) }
+    }
+
+    /// A rotary table over the leading `factor` of each head.
+    ///
+    /// # Errors
+    /// [`SpecError::OutOfRange`] unless that is a number of pairs.
+    pub(crate) fn partial_rotary(&self, gguf_style: RotaryStyle, factor: f64) -> Result<Rotary, SpecError> {
+        let head_dim = self.dimensions.head_dim;
+        let rotary_dim = (head_dim as f64 * factor) as usize;
+        if rotary_dim == 0 || rotary_dim > head_dim || !rotary_dim.is_multiple_of(2) {
+            let expected = format!("pairs among {head_dim} elements are needed");
+            return Err(SpecError::out_of_range("partial_rotary_factor", factor, expected));
+        }
+        Ok(Rotary { rotary_dim, ..self.rotary(gguf_style) })
     }
 
     /// What layers are made of.

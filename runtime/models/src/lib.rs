@@ -15,12 +15,15 @@ pub mod spec;
 
 pub mod architecture;
 pub mod decoder;
+pub mod gemma4;
 pub mod gpt_oss;
 pub mod llama;
 pub mod mistral;
 pub mod qwen2;
 pub mod qwen3;
+pub mod qwen3_5;
 pub mod qwen3_moe;
+pub mod qwen3_next;
 
 mod element_slices;
 mod lower;

@@ -114,6 +114,7 @@ impl<'a> Lowering<'a> {
         self.norm(&layer.mixer_norm, hidden, normed);
         let mixed = match &layer.mixer {
             Mixer::Attention(attention) => self.attention(attention, normed),
+            Mixer::GatedDeltaNet(net) => self.gated_delta_net(net, normed),
         };
         self.add_to_residual(mixed, layer.post_mixer_norm.as_ref(), hidden);
         self.norm(&layer.feed_forward_norm, hidden, normed);
@@ -122,6 +123,10 @@ impl<'a> Lowering<'a> {
             FeedForward::Moe(moe) => self.moe(moe, normed),
         };
         self.add_to_residual(fed, layer.post_feed_forward_norm.as_ref(), hidden);
+        if let Some(scale) = &layer.output_scale {
+            let weight = Some(self.weight(scale));
+            self.ops.push(Op::Scale { buffer: hidden, factor: 1.0, weight });
+        }
     }
 
     fn add_to_residual(&mut self, part: BufferId, norm: Option<&Norm>, hidden: BufferId) {

@@ -5,7 +5,7 @@
 //!
 //! Every weight is a [`WeightSpec`]: a stored tensor as it is, or rows of stored tensors under a name of its own.
 
-use kindling_kernels::{Activation, RopeScaling, RotaryStyle, RouteRule, WeightSpec};
+use kindling_kernels::{Activation, DeltaNetShape, RopeScaling, RotaryStyle, RouteRule, WeightSpec};
 
 /// A whole model: dimensions, and where every weight lies in the checkpoint.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,13 +49,17 @@ pub struct Layer {
     pub feed_forward: FeedForward,
     /// Of what the feed-forward part gives, before it is added.
     pub post_feed_forward_norm: Option<Norm>,
+    /// `[1]`: multiplies the residual stream after the layer.
+    pub output_scale: Option<WeightSpec>,
 }
 
 /// What mixes tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Mixer {
     /// Softmax attention over cached keys and values.
-    Attention(Attention),
+    Attention(Box<Attention>),
+    /// A state that every token changes.
+    GatedDeltaNet(Box<GatedDeltaNet>),
 }
 
 /// Grouped-query attention.
@@ -77,7 +81,7 @@ pub struct Attention {
     pub q_proj: Linear,
     /// `[num_kv_heads * head_dim, hidden_size]`.
     pub k_proj: Linear,
-    /// `[num_kv_heads * head_dim, hidden_size]`.
+    /// `[num_kv_heads * head_dim, hidden_size]`; the same as `k_proj` where values are keys before their norm.
     pub v_proj: Linear,
     /// `[hidden_size, num_heads * head_dim]`.
     pub o_proj: Linear,
@@ -85,10 +89,39 @@ pub struct Attention {
     pub q_norm: Option<Norm>,
     /// Of each key head, before it is rotated.
     pub k_norm: Option<Norm>,
+    /// Of each value head.
+    pub v_norm: Option<Norm>,
+    /// `[num_heads * head_dim, hidden_size]`: the sigmoid of its product multiplies what is attended to.
+    pub gate_proj: Option<Linear>,
     /// `[num_heads]`: a score per head that takes part in the softmax and has no value.
     pub sinks: Option<WeightSpec>,
     /// `[1]` each: what keys and values are divided by where they are kept in 8 bits.
     pub kv_scales: Option<[WeightSpec; 2]>,
+}
+
+/// `out_proj(silu(z) * norm(rule(conv(qkv), beta, alpha)))`, the norm by value head.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GatedDeltaNet {
+    /// Sizes.
+    pub shape: DeltaNetShape,
+    /// `[conv_channels, hidden_size]`: queries, keys, values.
+    pub qkv_proj: Linear,
+    /// `[num_value_heads * value_dim, hidden_size]`.
+    pub z_proj: Linear,
+    /// `[num_value_heads, hidden_size]`.
+    pub beta_proj: Linear,
+    /// `[num_value_heads, hidden_size]`.
+    pub alpha_proj: Linear,
+    /// `[conv_channels, conv_kernel]`.
+    pub conv: WeightSpec,
+    /// `[num_value_heads]`: logarithm of the decay's rate.
+    pub a_log: WeightSpec,
+    /// `[num_value_heads]`: added to alpha.
+    pub dt_bias: WeightSpec,
+    /// `[value_dim]`.
+    pub norm: Norm,
+    /// `[hidden_size, num_value_heads * value_dim]`.
+    pub out_proj: Linear,
 }
 
 /// What treats each token by itself.

@@ -14,24 +14,31 @@ const CASES: &[(&str, &str, Option<&str>)] = &[
     ("tiny_llama_llama3", "", None),
     ("tiny_llama_tied", "", None),
     ("tiny_mistral", "", None),
-    ("tiny_qwen2", "", Some("YaRN")),
-    ("tiny_qwen2", "model.gguf", Some("YaRN")),
-    ("tiny_qwen3", "", Some("norms of heads, without weight or with an offset")),
-    ("tiny_qwen3", "model.gguf", Some("norms of heads, without weight or with an offset")),
-    ("tiny_qwen3_window", "", Some("norms of heads, without weight or with an offset")),
-    ("tiny_qwen3_moe", "", Some("the shape of model.layers.0.mlp.experts.gate_proj")),
-    ("tiny_qwen3_moe", "model.gguf", Some("the shape of blk.0.ffn_gate_exps.weight")),
-    ("tiny_qwen3_moe_fused", "", Some("the shape of model.layers.1.mlp.experts.gate_proj")),
-    ("tiny_gpt_oss", "", Some("YaRN")),
-    ("tiny_gpt_oss", "model.gguf", Some("YaRN")),
+    ("tiny_qwen2", "", None),
+    ("tiny_qwen2", "model.gguf", None),
+    ("tiny_qwen3", "", None),
+    ("tiny_qwen3", "model.gguf", None),
+    ("tiny_qwen3_window", "", None),
+    ("tiny_qwen3_moe", "", None),
+    ("tiny_qwen3_moe", "model.gguf", None),
+    ("tiny_qwen3_moe_fused", "", None),
+    ("tiny_gpt_oss", "", None),
+    ("tiny_gpt_oss", "model.gguf", None),
+    ("tiny_qwen3_next", "", Some("recurrent layers")),
+    ("tiny_qwen3_5", "", Some("recurrent layers")),
+    ("tiny_qwen3_5_moe", "", Some("recurrent layers")),
+    ("tiny_gemma4", "", None),
 ];
 
-/// What `reference` may differ by. Measured on 2026-11-22: 1.72e-5 and 2.72e-6 at most, of logits that are recorded to 6
-/// digits and reach 18.
-const REFERENCE: Distance = Distance { greatest: 5e-5, mean: 8e-6 };
+/// What `reference` may differ by. Measured on 2026-11-22: 6.82e-5 and 4.91e-6 at most, of logits that are recorded to 6
+/// digits and reach 18. The greatest is of `tiny_qwen3_5`, where passes of transformers that cut the prompt are apart by
+/// 3.15e-5 themselves; without delta nets it is 3.21e-5.
+const REFERENCE: Distance = Distance { greatest: 1e-4, mean: 8e-6 };
 /// What `cpu` may differ by, whose types are narrower. Measured on 2026-11-22 with AVX-512:
-/// 1.04e-2 and 1.70e-3 at most.
+/// 1.72e-2 and 2.37e-3 at most.
 const CPU: Distance = Distance { greatest: 0.03, mean: 0.005 };
+/// The same with experts in four bits, which meet activations in eight. Measured on 2026-11-22: 1.38e-1 and 1.97e-2.
+const CPU_FOUR_BITS: Distance = Distance { greatest: 0.3, mean: 0.04 };
 
 fn check(what: &str, golden: &GoldenModel, logits: &[Vec<f32>], tolerance: Distance) {
     let found = golden.distance(logits);
@@ -73,7 +80,10 @@ fn cpu_gives_the_recorded_logits_or_says_what_it_lacks() {
         let name = format!("cpu {folder}/{file}");
         let golden = GoldenModel::open(folder, file);
         match (golden.prepare(&CpuBackend::new()), lacking) {
-            (Ok(mut running), None) => check_passes(&name, &golden, &mut running, CPU),
+            (Ok(mut running), None) => {
+                let tolerance = if *folder == "tiny_gpt_oss" { CPU_FOUR_BITS } else { CPU };
+                check_passes(&name, &golden, &mut running, tolerance);
+            }
             (Ok(_), Some(lacking)) => panic!("{name}: no longer lacks {lacking}, take it off the list"),
             (Err(PrepareError::Unsupported { what, .. }), Some(lacking)) if what == *lacking => {
                 println!("cpu refuses {folder}/{file}: {what}");

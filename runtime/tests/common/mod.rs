@@ -26,7 +26,7 @@ use tonic::{Status, Streaming};
 
 use tiny_model::TempDir;
 #[allow(unused_imports, reason = "each test uses some of it")]
-pub use tiny_model::{byte_token, tiny_model};
+pub use tiny_model::{byte_token, model_of, tiny_model};
 
 pub const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -91,7 +91,11 @@ pub async fn start_tiny(backend: TestBackend, change: impl FnOnce(&mut RuntimeCo
 
 /// As [`start_tiny`], with any backend.
 pub async fn start_tiny_with(backend: Box<dyn Backend>, change: impl FnOnce(&mut RuntimeConfig)) -> Tiny {
-    let folder = tiny_model();
+    start(tiny_model(), backend, change).await
+}
+
+/// As [`start_tiny_with`], with any model.
+pub async fn start(folder: TempDir, backend: Box<dyn Backend>, change: impl FnOnce(&mut RuntimeConfig)) -> Tiny {
     let mut config = RuntimeConfig::new(&folder.0);
     change(&mut config);
     let runtime = Runtime::start_with_backend(config, backend);

@@ -30,8 +30,13 @@ impl Drop for TempDir {
 
 /// The tiny Llama of the models' goldens, with a tokenizer that has a token for each byte.
 pub fn tiny_model() -> TempDir {
+    model_of(&GOLDEN)
+}
+
+/// The files of a model with 256 ids, with that tokenizer.
+pub fn model_of(files: &[(&str, &[u8])]) -> TempDir {
     let folder = TempDir::new();
-    for (name, bytes) in GOLDEN {
+    for (name, bytes) in files {
         std::fs::write(folder.0.join(name), bytes).unwrap();
     }
     std::fs::write(folder.0.join("tokenizer.json"), byte_tokenizer()).unwrap();

@@ -75,6 +75,10 @@ pub(super) trait Lanes: Copy {
     /// The sum over lanes of both.
     fn sum_ints(self, a: Self::Ints, b: Self::Ints) -> i32;
 
+    /// Asks for `value`'s cache lines `ahead` bytes behind it, where there may be nothing: a stream of weights comes
+    /// faster than the machine's own guesses, which end with a page. Changes no result; may do nothing.
+    #[inline(always)]
+    fn prefetch<T>(self, _value: &T, _ahead: usize) {}
     /// Reads sixteen groups of four bytes.
     fn load_bytes(self, values: &ByteGroups) -> Self::Bytes;
     /// The low nibble of each byte.

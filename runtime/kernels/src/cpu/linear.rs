@@ -30,7 +30,7 @@ pub(super) struct LinearPart<'a> {
     pub output: RowsView<'a>,
 }
 
-/// What happens to a panel's results while they are in the cache.
+/// What happens to a task's results while they are in the cache.
 #[derive(Clone, Copy)]
 pub(super) enum Epilogue<'a> {
     /// Nothing.
@@ -54,7 +54,7 @@ pub(super) struct LinearInput<'a> {
 
 /// Some panels of some parts, times some rows.
 pub(super) struct LinearTask<'a> {
-    /// Computed panel by panel, one after another.
+    /// Computed one after another.
     pub parts: &'a [LinearPart<'a>],
     /// What goes in.
     pub input: LinearInput<'a>,
@@ -69,36 +69,36 @@ pub(super) struct LinearTask<'a> {
 impl LinearTask<'_> {
     /// Computes it. Every family is a kernel of its own: all in one function take the compiler minutes.
     pub fn run(self, isa: DetectedIsa) {
-        for panel in self.panels.clone() {
-            for part in self.parts {
-                let (input, rows) = (self.input, self.rows.clone());
-                with_blocks!(&part.matrix.panels, all => isa.run(PanelTask { all, part, panel, input, rows }));
-            }
-            match self.epilogue {
-                Epilogue::None => {}
-                epilogue => isa.run(EpilogueTask { parts: self.parts, epilogue, panel, rows: self.rows.clone() }),
-            }
+        let Self { parts, input, epilogue, panels, rows } = self;
+        for part in parts {
+            let (panels, rows) = (panels.clone(), rows.clone());
+            with_blocks!(&part.matrix.panels, all => isa.run(PanelsTask { all, part, panels, input, rows }));
+        }
+        match epilogue {
+            Epilogue::None => {}
+            epilogue => isa.run(EpilogueTask { parts, epilogue, panels, rows }),
         }
     }
 }
 
-/// What follows a panel.
+/// What follows the panels of a task.
 struct EpilogueTask<'a> {
     parts: &'a [LinearPart<'a>],
     epilogue: Epilogue<'a>,
-    panel: usize,
+    panels: Range<usize>,
     rows: Range<usize>,
 }
 
 impl Kernel for EpilogueTask<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let column = self.panel * LANES;
-        for row in self.rows {
+        let Self { parts, epilogue, panels, rows } = self;
+        for (row, panel) in rows.flat_map(|row| panels.clone().map(move |panel| (row, panel))) {
+            let column = panel * LANES;
             // SAFETY: these rows and columns belong to this task alone, in all buffers.
             unsafe {
-                let first = self.parts[0].output.load(row, column);
-                match self.epilogue {
+                let first = parts[0].output.load(row, column);
+                match epilogue {
                     Epilogue::None => {}
                     Epilogue::Add(sums) => {
                         let mut sum = [0.0; LANES];
@@ -107,7 +107,7 @@ impl Kernel for EpilogueTask<'_> {
                         sums.store(row, column, &sum);
                     }
                     Epilogue::Gate(activation, output) => {
-                        let up = self.parts[1].output.load(row, column);
+                        let up = parts[1].output.load(row, column);
                         output.store(row, column, &activate(lanes, activation, &first, &up));
                     }
                 }
@@ -116,25 +116,33 @@ impl Kernel for EpilogueTask<'_> {
     }
 }
 
-/// One panel of one part.
-struct PanelTask<'a, P> {
+/// Some panels of one part.
+struct PanelsTask<'a, P> {
     /// The blocks of the whole matrix.
     all: &'a [P],
     part: &'a LinearPart<'a>,
-    panel: usize,
+    panels: Range<usize>,
     input: LinearInput<'a>,
     rows: Range<usize>,
 }
 
-impl<P: Panel + Block> Kernel for PanelTask<'_, P> {
-    /// Goes through the rows eight, four, two or one at a time.
+impl<P: Panel + Block> Kernel for PanelsTask<'_, P> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Self { all, part, panel, input, rows } = self;
-        let row_len = part.matrix.row_len;
-        let (blocks_per_row, per_row) = (row_len.div_ceil(P::ELEMENTS), P::activations_per_row(row_len));
-        let first = (part.first_panel + panel) * blocks_per_row;
-        let blocks = &all[first..first + blocks_per_row];
+        let blocks_per_row = self.part.matrix.row_len.div_ceil(P::ELEMENTS);
+        for panel in self.panels.clone() {
+            let first = (self.part.first_panel + panel) * blocks_per_row;
+            self.panel(lanes, panel, &self.all[first..first + blocks_per_row]);
+        }
+    }
+}
+
+impl<P: Panel + Block> PanelsTask<'_, P> {
+    /// Goes through the rows eight, four, two or one at a time.
+    #[inline(always)]
+    fn panel<L: Lanes>(&self, lanes: L, panel: usize, blocks: &[P]) {
+        let Self { part, input, ref rows, .. } = *self;
+        let per_row = P::activations_per_row(part.matrix.row_len);
         let activations = P::activations(input);
         let activations = |row: usize| {
             let row = input.rows.map_or(row, |rows| rows[row] as usize);

@@ -72,9 +72,14 @@ impl DeltaNetShape {
         2 * self.num_key_heads * self.key_dim + self.num_value_heads * self.value_dim
     }
 
+    /// Elements of the state per layer that the rule works on: `[num_value_heads, key_dim, value_dim]`.
+    pub fn memory_len(&self) -> usize {
+        self.num_value_heads * self.key_dim * self.value_dim
+    }
+
     /// Elements of the state per layer.
     pub fn state_len(&self) -> usize {
-        self.num_value_heads * self.key_dim * self.value_dim + self.conv_channels() * self.conv_kernel.saturating_sub(1)
+        self.memory_len() + self.conv_channels() * self.conv_kernel.saturating_sub(1)
     }
 }
 
@@ -231,6 +236,9 @@ pub enum Op {
         layer: usize,
     },
     /// The gated delta rule: each token decays the state, corrects it by its key and value, and reads it by its query.
+    /// Queries and keys are divided by `sqrt(sum of squares + 1e-6)`, queries by `sqrt(key_dim)` too. With `d =
+    /// exp(-exp(a_log) * softplus(alpha + dt_bias))`, a state `s` becomes `d * s + key * (value - key * d * s) *
+    /// sigmoid(beta)`. Neighbouring value heads share a head of queries and keys.
     GatedDeltaRule {
         /// `[num_tokens, conv_channels]`: queries, keys, values after the convolution.
         qkv: BufferId,

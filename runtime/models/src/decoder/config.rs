@@ -41,7 +41,7 @@ pub struct DecoderConfig {
     /// Whether the output matrix is the embedding.
     #[serde(default)]
     pub tie_word_embeddings: bool,
-    /// Must be absent or 1: whole heads are rotated.
+    /// Absent or 1 where whole heads are rotated; families that rotate a part take it out first.
     pub partial_rotary_factor: Option<f64>,
 }
 
@@ -90,6 +90,13 @@ impl DecoderConfig {
         json: &Map<String, Value>,
     ) -> Result<T, SpecError> {
         serde_json::from_value(Value::Object(json.clone())).map_err(|source| SpecError::Config { architecture, source })
+    }
+
+    /// For families that rotate a part of each head: the share, taken out of the config.
+    pub(crate) fn take_partial_rotary_factor(&mut self) -> Option<f64> {
+        let ropes = [&mut self.rope_parameters, &mut self.rope_scaling].into_iter().flatten();
+        let of_ropes: Vec<f64> = ropes.filter_map(|rope| rope.partial_rotary_factor.take()).collect();
+        self.partial_rotary_factor.take().or(of_ropes.first().copied())
     }
 }
 

@@ -95,6 +95,8 @@ impl LayerParts<'_> {
             o_proj: self.linear(O_PROJ, [hidden, queries], biases == Biases::All),
             q_norm: None,
             k_norm: None,
+            v_norm: None,
+            gate_proj: None,
             sinks: None,
             kv_scales: self.kv_scales(),
         }
@@ -118,9 +120,14 @@ impl LayerParts<'_> {
 
     /// `down(silu(gate(x)) * up(x))`.
     pub(crate) fn dense(&self, has_biases: bool) -> FeedForward {
+        self.dense_with(Activation::Silu, has_biases)
+    }
+
+    /// `down(activation(gate(x), up(x)))`.
+    pub(crate) fn dense_with(&self, activation: Activation, has_biases: bool) -> FeedForward {
         let (hidden, inner) = (self.decoder.config.hidden_size, self.decoder.config.intermediate_size);
         FeedForward::Gated(Box::new(GatedDense {
-            activation: Activation::Silu,
+            activation,
             gate_proj: self.linear(GATE_PROJ, [inner, hidden], has_biases),
             up_proj: self.linear(UP_PROJ, [inner, hidden], has_biases),
             down_proj: self.linear(DOWN_PROJ, [hidden, inner], has_biases),
@@ -129,13 +136,19 @@ impl LayerParts<'_> {
 
     /// A layer with one norm before each part.
     pub(crate) fn layer(&self, attention: Attention, feed_forward: FeedForward) -> Layer {
+        self.layer_of(Mixer::Attention(Box::new(attention)), feed_forward)
+    }
+
+    /// The same with any mixer.
+    pub(crate) fn layer_of(&self, mixer: Mixer, feed_forward: FeedForward) -> Layer {
         Layer {
             mixer_norm: self.norm(INPUT_LAYERNORM),
-            mixer: Mixer::Attention(attention),
+            mixer,
             post_mixer_norm: None,
             feed_forward_norm: self.norm(POST_ATTENTION_LAYERNORM),
             feed_forward,
             post_feed_forward_norm: None,
+            output_scale: None,
         }
     }
 

@@ -12,7 +12,7 @@ use crate::architecture::SpecError;
 ///
 /// # Errors
 /// [`SpecError`] naming the key that is missing, out of range or unknown.
-pub(super) fn scaling(rope: &RopeParameters, max_position: usize) -> Result<Option<RopeScaling>, SpecError> {
+pub(crate) fn scaling(rope: &RopeParameters, max_position: usize) -> Result<Option<RopeScaling>, SpecError> {
     if let Some((key, value)) = rope.unknown.iter().find(|(_, value)| !value.is_null()) {
         let key = format!("rope_parameters.{key}");
         return Err(SpecError::unsupported(&key, &value.to_string(), "its effect is not known"));

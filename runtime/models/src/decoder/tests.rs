@@ -52,8 +52,8 @@ fn attentions(spec: &ModelSpec) -> Vec<&Attention> {
     spec.layers
         .iter()
         .map(|layer| {
-            let Mixer::Attention(attention) = &layer.mixer;
-            attention
+            let Mixer::Attention(attention) = &layer.mixer else { panic!("should be attention") };
+            attention.as_ref()
         })
         .collect()
 }

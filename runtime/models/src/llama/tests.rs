@@ -47,7 +47,7 @@ fn biases(spec: &ModelSpec) -> Vec<String> {
 }
 
 fn first_attention(spec: &ModelSpec) -> &Attention {
-    let Mixer::Attention(attention) = &spec.layers[0].mixer;
+    let Mixer::Attention(attention) = &spec.layers[0].mixer else { panic!("should be attention") };
     attention
 }
 
@@ -62,7 +62,7 @@ fn a_config_becomes_a_spec_with_the_checkpoints_names() {
     let spec = from_config(&config()).unwrap();
     assert_eq!((spec.layers.len(), spec.hidden_size, spec.context_length), (2, 64, 512));
     assert_eq!(spec.lm_head.weight.name, "lm_head.weight");
-    let Mixer::Attention(attention) = &spec.layers[1].mixer;
+    let Mixer::Attention(attention) = &spec.layers[1].mixer else { panic!("should be attention") };
     assert_eq!(attention.q_proj.weight.name, "model.layers.1.self_attn.q_proj.weight");
     assert_eq!((attention.k_proj.out_features(), attention.head_dim, attention.scale), (32, 16, 0.25));
     assert_eq!(attention.q_proj.bias, None);
@@ -159,7 +159,7 @@ fn gguf_metadata_become_the_same_spec() {
     );
     let rotary = &spec.rotaries[0];
     assert_eq!((rotary.style, rotary.theta, rotary.rotary_dim), (RotaryStyle::Interleaved, 10_000.0, 16));
-    let Mixer::Attention(attention) = &spec.layers[0].mixer;
+    let Mixer::Attention(attention) = &spec.layers[0].mixer else { panic!("should be attention") };
     assert_eq!((attention.num_heads, attention.num_kv_heads, attention.head_dim), (2, 1, 16));
     assert_eq!(attention.o_proj.weight.name, "blk.0.attn_output.weight");
 }

@@ -130,7 +130,7 @@ fn with_extras() -> ModelSpec {
         activation: Activation::Silu,
         shared: Some(SharedExpert { dense: *dense, gate: Some(linear("shared gate", &[1, 32])) }),
     }));
-    let Mixer::Attention(attention) = &mut layer.mixer;
+    let Mixer::Attention(attention) = &mut layer.mixer else { panic!("should be attention") };
     attention.window = Some(4);
     attention.rotary = None;
     spec

@@ -10,9 +10,10 @@ use super::{ModelFacts, OpenError};
 use crate::spec::ModelSpec;
 use coverage::Coverage;
 
-/// Tensors that old checkpoints carry and nobody needs: tables that are computed, and a tied output matrix.
+/// Tensors that checkpoints carry and nobody needs: tables that are computed, a tied output matrix, and heads that guess
+/// several tokens ahead.
 fn may_be_unused(name: &str) -> bool {
-    name.ends_with(".rotary_emb.inv_freq") || name == "lm_head.weight"
+    name.starts_with("mtp.") || name.ends_with(".rotary_emb.inv_freq") || name == "lm_head.weight"
 }
 
 /// Checks every tensor's presence and shape, that none is left over, and that no row of one is.

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "this is test code, helpers included")]
 
 use kindling_kernels::{
-    Backend, CacheGroupKind, EVICTED_BLOCK, KvType, Limits, Plan, PrepareError, PreparedModel, Step, StepSequence,
+    Backend, CacheGroupKind, EVICTED_BLOCK, KvType, Limits, Plan, PrepareError, PreparedModel, SlotCopy, Step,
+    StepSequence,
 };
 use kindling_models::{OpenWeights, open_weights};
 
@@ -60,7 +61,7 @@ impl GoldenModel {
             num_threads: 1,
         };
         let model = backend.prepare(&plan, self.opened.weights.as_ref(), &limits, &mut |_| {})?;
-        Ok(Running { model, plan })
+        Ok(Running { model, plan, copies: Default::default(), shared_blocks: 0 })
     }
 
     pub fn distance(&self, found: &[Vec<f32>]) -> Distance {
@@ -77,6 +78,10 @@ impl GoldenModel {
 pub struct Running {
     model: Box<dyn PreparedModel>,
     plan: Plan,
+    /// What the next step does before and after it computes.
+    pub copies: [Vec<SlotCopy>; 2],
+    /// So many blocks of keys and values are those of sequence 0, whatever the sequence.
+    pub shared_blocks: usize,
 }
 
 impl Running {
@@ -92,9 +97,15 @@ impl Running {
             step.sequences.push(StepSequence { query_start, query_len, context_len, block_tables });
         }
         step.logit_indices = (0..step.token_ids.len()).collect();
+        [step.copies_before, step.copies_after] = std::mem::take(&mut self.copies);
         let mut logits = Vec::new();
         self.model.execute(&step, &mut logits).unwrap();
         logits.chunks_exact(self.plan.vocab_size).map(<[f32]>::to_vec).collect()
+    }
+
+    /// The slot of a sequence in a recurrent group.
+    pub fn slot(sequence: usize) -> u32 {
+        ((sequence + 1) * BLOCKS_PER_SEQUENCE - 1) as u32
     }
 
     /// Blocks from the last to the first; those that a window has left are gone.
@@ -104,7 +115,11 @@ impl Running {
                 CacheGroupKind::Window { window } => (context_len + 1).saturating_sub(window) / BLOCK_SIZE,
                 CacheGroupKind::Full | CacheGroupKind::Recurrent { .. } => 0,
             };
-            let block = |index| ((sequence + 1) * BLOCKS_PER_SEQUENCE - 1 - index) as u32;
+            let of = |index| if index < self.shared_blocks { 0 } else { sequence };
+            let block = |index| ((of(index) + 1) * BLOCKS_PER_SEQUENCE - 1 - index) as u32;
+            if let CacheGroupKind::Recurrent { .. } = kind {
+                return vec![Self::slot(sequence)];
+            }
             (0..BLOCKS_PER_SEQUENCE).map(|index| if index < seen { EVICTED_BLOCK } else { block(index) }).collect()
         };
         self.plan.cache_groups.iter().map(|group| table(group.kind)).collect()

@@ -173,6 +173,13 @@ impl Lanes for Avx2 {
         values.iter().fold(0, |sum, value| sum.wrapping_add(*value))
     }
     #[inline(always)]
+    fn prefetch<T>(self, value: &T, ahead: usize) {
+        let start = std::ptr::from_ref(value).cast::<i8>().wrapping_add(ahead);
+        for offset in (0..size_of::<T>()).step_by(64) {
+            x86!(_mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(offset)));
+        }
+    }
+    #[inline(always)]
     fn load_bytes(self, values: &ByteGroups) -> Self::Bytes {
         [x86!(_mm256_loadu_si256(values.as_ptr().cast())), x86!(_mm256_loadu_si256(values.as_ptr().add(32).cast()))]
     }

@@ -137,6 +137,13 @@ impl Lanes for Avx512Vnni {
         x86!(_mm512_reduce_max_ps(a))
     }
     #[inline(always)]
+    fn prefetch<T>(self, value: &T, ahead: usize) {
+        let start = std::ptr::from_ref(value).cast::<i8>().wrapping_add(ahead);
+        for offset in (0..size_of::<T>()).step_by(64) {
+            x86!(_mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(offset)));
+        }
+    }
+    #[inline(always)]
     fn load_bytes(self, values: &ByteGroups) -> Self::Bytes {
         x86!(_mm512_loadu_si512(values.as_ptr().cast()))
     }

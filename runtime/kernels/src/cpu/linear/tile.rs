@@ -10,6 +10,23 @@ use super::LinearInput;
 use crate::cpu::lanes::Lanes;
 use crate::cpu::quantise::ActivationBlock;
 
+/// Up to so many rows wait for the memory.
+const FEW_ROWS: usize = 2;
+
+/// How far weights are asked for ahead of their use.
+const PREFETCH_BYTES: usize = 4096;
+
+/// `body` for every row of a tile, written out: of a long loop the compiler keeps the sums in memory.
+macro_rules! each_row {
+    ($rows:ident, $row:ident => $body:block) => { each_row!($rows, $row => $body; 0, 1, 2, 3, 4, 5, 6, 7) };
+    ($rows:ident, $row:ident => $body:block; $($index:literal),+) => {
+        $(if $index < $rows {
+            let $row = $index;
+            $body
+        })+
+    };
+}
+
 /// A block of a packed panel, with the product that belongs to it.
 pub(super) trait Panel: Sized {
     /// What it is multiplied with: quantised blocks or f32.
@@ -58,16 +75,19 @@ fn int_tile<L: Lanes, B: IntBlock, const R: usize>(
     let rows = rows.map(|row| &row[..panel.len() * B::PARTS]);
     let mut sums = [lanes.splat(0.0); R];
     for (index, block) in panel.iter().enumerate() {
+        if R <= FEW_ROWS {
+            lanes.prefetch(block, PREFETCH_BYTES);
+        }
         for part in 0..B::PARTS {
             let groups = block.unpack(lanes, part);
             let (scales, minima) = (block.scales(lanes, part), block.minima(lanes, part));
-            for (sum, row) in sums.iter_mut().zip(&rows) {
-                let activations = &row[index * B::PARTS + part];
-                *sum = products::<L, B>(lanes, *sum, &groups, (scales, activations));
+            each_row!(R, r => {
+                let activations = &rows[r][index * B::PARTS + part];
+                sums[r] = products::<L, B>(lanes, sums[r], &groups, (scales, activations));
                 if let Some(minima) = minima {
-                    *sum = lanes.fma(minima, lanes.splat(activations.scaled_sum), *sum);
+                    sums[r] = lanes.fma(minima, lanes.splat(activations.scaled_sum), sums[r]);
                 }
-            }
+            });
         }
     }
     sums
@@ -114,12 +134,15 @@ fn float_tile<L: Lanes, C: FloatColumn, const R: usize>(lanes: L, panel: &[C], r
     // Two sums, so that one does not wait for the other where there is a single row.
     let (mut even, mut odd) = ([lanes.splat(0.0); R], [lanes.splat(0.0); R]);
     let (pairs, rest) = panel.as_chunks::<2>();
-    for (index, [first, second]) in pairs.iter().enumerate() {
+    for (index, pair @ [first, second]) in pairs.iter().enumerate() {
+        if R <= FEW_ROWS {
+            lanes.prefetch(pair, PREFETCH_BYTES);
+        }
         let (first, second) = (first.weights(lanes), second.weights(lanes));
-        for r in 0..R {
+        each_row!(R, r => {
             even[r] = lanes.fma(first, lanes.splat(rows[r][2 * index]), even[r]);
             odd[r] = lanes.fma(second, lanes.splat(rows[r][2 * index + 1]), odd[r]);
-        }
+        });
     }
     for column in rest {
         let weights = column.weights(lanes);
