@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use kindling_kernels::nvfp4::ScaleChoice;
 use kindling_kernels::{Backend, CpuBackend, PrepareError};
 use kindling_models::perplexity::{Perplexity, PerplexityError, PerplexityOptions, perplexity};
-use kindling_models::quantize::{QuantizeRequest, quantize};
+use kindling_models::quantize::{QuantizeRequest, Recipe, quantize};
 use tokio_util::sync::CancellationToken;
 
 use crate::bars::{Bytes, mebibytes};
@@ -27,6 +27,9 @@ pub struct Args {
     /// How the scale of a block is found.
     #[arg(long, value_enum, default_value = "search")]
     method: Method,
+    /// Which matrices of the layers are quantised.
+    #[arg(long, value_enum, default_value = "mixed")]
+    recipe: Matrices,
     /// Quantise the output matrix too, where it is not tied to the embedding.
     #[arg(long)]
     lm_head: bool,
@@ -54,6 +57,15 @@ enum Method {
     Round,
 }
 
+/// Which matrices are quantised.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Matrices {
+    /// All but the last layer's and every v_proj, which stay BF16.
+    Mixed,
+    /// All.
+    All,
+}
+
 /// Runs `kindling quantize`.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     logging::start("info");
@@ -62,17 +74,21 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn work(args: Args, stop: &CancellationToken) -> anyhow::Result<()> {
-    let Args { model, to: Form::Nvfp4, output, method, lm_head, eval, threads } = args;
+    let Args { model, to: Form::Nvfp4, output, method, recipe, lm_head, eval, threads } = args;
     let scale_choice = match method {
         Method::Search => ScaleChoice::Search,
         Method::Round => ScaleChoice::Round,
+    };
+    let recipe = match recipe {
+        Matrices::Mixed => Recipe::Mixed,
+        Matrices::All => Recipe::All,
     };
     // Before the long part.
     let text = eval.map(|path| std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display())));
     let text = text.transpose()?;
     let num_threads = threads.unwrap_or_else(|| available_parallelism().map_or(1, std::num::NonZero::get));
     let mut bar = Bytes::new("quantize");
-    let request = QuantizeRequest { model: model.clone(), output: output.clone(), scale_choice, lm_head };
+    let request = QuantizeRequest { model: model.clone(), output: output.clone(), scale_choice, recipe, lm_head };
     let made = quantize(&request, &mut |progress| bar.set(progress.written_bytes, Some(progress.total_bytes)), &|| {
         stop.is_cancelled()
     });

@@ -30,8 +30,19 @@ pub struct QuantizeRequest {
     pub output: PathBuf,
     /// How block scales are found.
     pub scale_choice: ScaleChoice,
+    /// Which matrices are encoded.
+    pub recipe: Recipe,
     /// Whether the output matrix is encoded too; refused where it is tied to the embedding.
     pub lm_head: bool,
+}
+
+/// Which matrices of the layers are encoded; the others become BF16.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recipe {
+    /// All but those of the last layer and `v_proj` of every layer: few weights, and a large part of the loss.
+    Mixed,
+    /// All.
+    All,
 }
 
 /// How far it is.
@@ -123,7 +134,7 @@ pub fn quantize(
 ) -> Result<QuantizeReport, QuantizeError> {
     let folder = PartialFolder::new(&request.output)?;
     let source = job::Source::open(&request.model)?;
-    let outputs = outputs::plan(&source, request.lm_head)?;
+    let outputs = outputs::plan(&source, request.recipe, request.lm_head)?;
     folder.check_space(outputs::total_bytes(&outputs))?;
     let report = job::run(&source, &outputs, request.scale_choice, &folder.path, (progress, stop))?;
     small_files::write(&source, &outputs, &folder.path)?;

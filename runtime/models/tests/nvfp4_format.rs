@@ -204,11 +204,17 @@ impl Drop for Scratch {
 
 #[test]
 fn a_written_checkpoint_has_the_stated_bytes() {
-    use kindling_models::quantize::{QuantizeRequest, quantize};
+    use kindling_models::quantize::{QuantizeRequest, Recipe, quantize};
     let model = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny_llama");
     let output = std::env::temp_dir().join(format!("kindling-nvfp4-format-{}", std::process::id()));
     let scratch = Scratch(output.clone());
-    let request = QuantizeRequest { model: model.clone(), output, scale_choice: ScaleChoice::Round, lm_head: false };
+    let request = QuantizeRequest {
+        model: model.clone(),
+        output,
+        scale_choice: ScaleChoice::Round,
+        recipe: Recipe::All,
+        lm_head: false,
+    };
     let report = quantize(&request, &mut |_| (), &|| false).unwrap();
     assert!(report.quantized > 0 && report.relative_error > 0.01 && report.relative_error < 0.2, "{report:?}");
     let file = std::fs::read(scratch.0.join("model.safetensors")).unwrap();

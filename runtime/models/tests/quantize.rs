@@ -10,7 +10,7 @@ use common::{golden, read_json};
 use kindling_kernels::DType;
 use kindling_kernels::nvfp4::ScaleChoice;
 use kindling_models::open_weights;
-use kindling_models::quantize::{QuantizeError, QuantizeReport, QuantizeRequest, quantize};
+use kindling_models::quantize::{QuantizeError, QuantizeReport, QuantizeRequest, Recipe, quantize};
 
 /// A folder that goes away with the test.
 struct Scratch(PathBuf);
@@ -38,7 +38,8 @@ impl Drop for Scratch {
 
 fn make(model: &Path, output: &Path, stop: &dyn Fn() -> bool) -> Result<QuantizeReport, QuantizeError> {
     let (model, output) = (model.to_owned(), output.to_owned());
-    let request = QuantizeRequest { model, output, scale_choice: ScaleChoice::Search, lm_head: false };
+    let request =
+        QuantizeRequest { model, output, scale_choice: ScaleChoice::Search, recipe: Recipe::All, lm_head: false };
     let mut last = 0;
     quantize(
         &request,
@@ -79,6 +80,31 @@ fn the_folder_opens_again_and_says_what_it_is() {
     let twice = make(&output, &scratch.0.join("twice"), &|| false).unwrap_err();
     assert!(twice.to_string().contains("it is stored as NVFP4 already"), "{twice}");
     assert_eq!(scratch.entries(), ["result"]);
+}
+
+#[test]
+fn the_mixed_recipe_keeps_the_last_layer_and_every_v_proj_and_says_so() {
+    let scratch = Scratch::new("mixed");
+    let output = scratch.0.join("result");
+    let (model, scale_choice) = (golden("tiny_llama"), ScaleChoice::Search);
+    let request = QuantizeRequest { model, output: output.clone(), scale_choice, recipe: Recipe::Mixed, lm_head: true };
+    quantize(&request, &mut |_| (), &|| false).unwrap();
+    let made = open_weights(&output).unwrap();
+    let last = made.spec.layers.len() - 1;
+    let declared = read_json(&output.join("hf_quant_config.json"));
+    let kept: Vec<&str> = declared["quantization"]["exclude_modules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|name| name.as_str().unwrap())
+        .collect();
+    for weight in made.spec.lower().weights.iter().filter(|weight| weight.shape.len() == 2) {
+        let (name, dtype) = (weight.name.as_str(), made.weights.describe(&weight.name).unwrap().dtype);
+        let is_kept = name.starts_with(&format!("model.layers.{last}.")) || name.ends_with("v_proj.weight");
+        let is_encoded = !is_kept && name != "model.embed_tokens.weight";
+        assert_eq!(dtype, if is_encoded { DType::NVFP4 } else { DType::BF16 }, "{name}");
+        assert_eq!(kept.contains(&name.trim_end_matches(".weight")), is_kept, "{name}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use kindling_kernels::{Op, Plan, WeightId};
 
 use super::job::Source;
-use super::{QuantizeError, unsupported};
+use super::{QuantizeError, Recipe, unsupported};
 
 /// Elements that share a scale.
 const BLOCK: usize = kindling_kernels::nvfp4::BLOCK;
@@ -21,6 +21,8 @@ pub(super) struct Output {
     pub shape: Vec<usize>,
     /// Whether it is encoded; else it becomes BF16.
     pub is_quantized: bool,
+    /// Whether it is a matrix that could have been.
+    pub is_product: bool,
     /// Heads of so many rows whose pairs of elements are neighbours in the source, and half a head apart in the result.
     pub unpair_heads: Option<usize>,
     /// Weights with the same name here share their tensor scale, because other engines compute them as one.
@@ -51,10 +53,11 @@ pub(super) fn total_bytes(outputs: &[Output]) -> u64 {
 ///
 /// # Errors
 /// [`QuantizeError::Unsupported`] naming an op or a tensor that this layout cannot keep.
-pub(super) fn plan(source: &Source, lm_head: bool) -> Result<Vec<Output>, QuantizeError> {
+pub(super) fn plan(source: &Source, recipe: Recipe, lm_head: bool) -> Result<Vec<Output>, QuantizeError> {
     let plan = &source.plan;
     let uses = Uses::of(plan)?;
     let names = source.result_names()?;
+    let last_layer = names.iter().flatten().filter_map(|name| layer(name)).max();
     let mut outputs = Vec::new();
     for (index, weight) in plan.weights.iter().enumerate() {
         let id = WeightId(index);
@@ -66,7 +69,13 @@ pub(super) fn plan(source: &Source, lm_head: bool) -> Result<Vec<Output>, Quanti
         if is_lm_head && lm_head && uses.embeddings.contains(&id) {
             return Err(unsupported(&weight.name, "the output matrix is tied to the embedding, which stays BF16"));
         }
-        let is_quantized = uses.products.contains(&id) && (!is_lm_head || lm_head);
+        let is_product = uses.products.contains(&id);
+        let is_kept = match recipe {
+            _ if is_lm_head => !lm_head,
+            Recipe::All => false,
+            Recipe::Mixed => layer(name) == last_layer || name.ends_with(".v_proj.weight"),
+        };
+        let is_quantized = is_product && !is_kept;
         if is_quantized && !weight.row_len().is_multiple_of(BLOCK) {
             let problem = format!("its rows of {} elements are not whole blocks of {BLOCK}", weight.row_len());
             return Err(unsupported(&weight.name, problem));
@@ -76,6 +85,7 @@ pub(super) fn plan(source: &Source, lm_head: bool) -> Result<Vec<Output>, Quanti
             source: weight.name.clone(),
             shape: weight.shape.clone(),
             is_quantized,
+            is_product,
             unpair_heads: source.unpairs_heads().then(|| uses.rotated.get(&id).copied()).flatten(),
             scale_group: scale_group(name),
         });
@@ -83,6 +93,12 @@ pub(super) fn plan(source: &Source, lm_head: bool) -> Result<Vec<Output>, Quanti
     // BF16 wants to lie at even bytes, and blocks do not care: see the writer.
     outputs.sort_by_key(|output| output.is_quantized);
     Ok(outputs)
+}
+
+/// The number in `model.layers.0.mlp.up_proj.weight`.
+fn layer(name: &str) -> Option<usize> {
+    let (_, after) = name.split_once(".layers.")?;
+    after.split_once('.')?.0.parse().ok()
 }
 
 /// `model.layers.0.self_attn.q_proj.weight` becomes `model.layers.0.self_attn.qkv`.

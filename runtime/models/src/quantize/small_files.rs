@@ -60,10 +60,16 @@ pub(super) fn write(source: &Source, outputs: &[Output], folder: &Path) -> Resul
     json_file(folder, "hf_quant_config.json", &json!({"producer": producer, "quantization": quantization}))
 }
 
-/// Matrices that stayed BF16 although other engines would look for scales: the output matrix, by its module's name.
+/// Matrices that stayed BF16 although other engines would look for scales, by their modules' names. A tied output matrix
+/// is none of the outputs, and is named all the same.
 fn kept_modules(outputs: &[Output]) -> Vec<&str> {
+    let module = |output: &Output| output.name.strip_suffix(".weight").map(str::len);
+    let kept = outputs.iter().filter(|output| output.is_product && !output.is_quantized);
+    let mut names: Vec<&str> = kept.filter_map(|output| Some(&output.name[..module(output)?])).collect();
+    names.retain(|name| name.contains(".layers."));
     let is_quantized = outputs.iter().any(|output| output.is_quantized && output.name == "lm_head.weight");
-    if is_quantized { vec![] } else { vec!["lm_head"] }
+    names.extend((!is_quantized).then_some("lm_head"));
+    names
 }
 
 fn config_of(folder: &Path) -> Result<Map<String, Value>, QuantizeError> {
