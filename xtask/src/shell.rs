@@ -7,9 +7,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-/// The repository's root, wherever `cargo xtask` was called.
+/// The repository's root, wherever `cargo xtask` was called. Cargo says it at run time: of two clones that share a build
+/// folder, one may run the program that the other compiled.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
+    let told = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    told.parent().map(Path::to_owned).unwrap_or_default()
 }
 
 /// Where programs of this user keep what can be made again.
@@ -18,8 +20,8 @@ pub fn root() -> PathBuf {
 /// If there is no home folder.
 pub fn user_cache() -> anyhow::Result<PathBuf> {
     match std::env::var_os("XDG_CACHE_HOME") {
-        Some(cache) => Ok(PathBuf::from(cache)),
-        None => Ok(std::env::home_dir().context("find the home folder")?.join(".cache")),
+        Some(cache) if !cache.is_empty() => Ok(PathBuf::from(cache)),
+        _ => Ok(std::env::home_dir().context("find the home folder")?.join(".cache")),
     }
 }
 

@@ -172,8 +172,8 @@ fn agent_figures(records: &[Record]) -> anyhow::Result<AgentFigures> {
 }
 
 impl Clock {
-    /// By the pace of the row before, which had less tokens: long prompts are slower per token, so this is a lower
-    /// bound.
+    /// By the pace of the row before, in tokens read and generated: it had shorter prompts, and long ones are slower
+    /// per token. What this row will generate is left out, so this is rather too little than too much.
     fn expected(&self, cell: &Cell) -> Option<Duration> {
         Some(Duration::from_secs_f64(prompt_tokens(cell) / self.pace?))
     }
@@ -193,7 +193,8 @@ impl Clock {
     }
 
     fn note(&mut self, cell: &Cell, took: Duration) {
-        self.pace = Some(prompt_tokens(cell) / took.as_secs_f64().max(1e-9));
+        let generated = (cell.max_tokens * cell.concurrency) as f64;
+        self.pace = Some((prompt_tokens(cell) + generated) / took.as_secs_f64().max(1e-9));
     }
 }
 
@@ -214,9 +215,13 @@ mod tests {
         let mut clock = Clock { started: Instant::now(), limit: Duration::from_secs(60), pace: None };
         assert!(!clock.would_be_late(&cell(32_768, 1)), "nothing is known yet");
         clock.note(&cell(500, 2), Duration::from_secs(1));
-        assert!(!clock.would_be_late(&cell(2048, 16)), "33 s");
-        assert!(clock.would_be_late(&cell(8192, 16)), "131 s");
+        assert!(!clock.would_be_late(&cell(2048, 16)), "29 s");
+        assert!(clock.would_be_late(&cell(8192, 16)), "116 s");
+        let after_one_token = Cell { context: 1, concurrency: 1, max_tokens: 128 };
+        clock.note(&after_one_token, Duration::from_secs(1));
+        assert!(!clock.would_be_late(&cell(4096, 1)), "what was generated counts: 32 s, not 4096");
+        clock.note(&cell(500, 2), Duration::from_secs(1));
         let reason = clock.skip(&cell(8192, 16)).reason;
-        assert!(reason.contains("131 s or more") && reason.contains("--max-seconds"), "{reason}");
+        assert!(reason.contains("116 s or more") && reason.contains("--max-seconds"), "{reason}");
     }
 }

@@ -7,8 +7,7 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use serde_json::Value;
 
-use crate::sample;
-use crate::shell::{command, read, run};
+use crate::shell::{command, read, run, user_cache};
 
 /// The source package that vendors the whole of llama.cpp with its tools, and the tools that build it.
 const SOURCE_PACKAGE: &str = "llama-cpp-python==0.3.36";
@@ -81,7 +80,7 @@ impl Tools {
     /// # Errors
     /// If a program is missing or cannot be built.
     pub fn get(given: Option<PathBuf>) -> anyhow::Result<Self> {
-        let home = sample::user_cache()?.join("peers/llama.cpp");
+        let home = user_cache()?.join("kindling/peers/llama.cpp");
         let models = home.join("models");
         let bin = match given {
             Some(bin) => std::path::absolute(bin)?,

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::{command, layout::Layout};
 use crate::debian::is_installed;
+use crate::shell::root;
 
 /// The programs that a node runs.
 pub struct Parts {
@@ -22,7 +23,7 @@ pub struct Parts {
 
 /// The folder of the Go module.
 pub fn source() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../e2e/cluster")
+    root().join("e2e/cluster")
 }
 
 /// The programs from the cache, built if they are not there.
