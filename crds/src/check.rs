@@ -195,6 +195,21 @@ mod tests {
     }
 
     #[test]
+    fn a_host_path_may_go_through_hidden_folders_and_never_up() {
+        for (path, is_fine) in [
+            ("/srv/models/a.gguf", true),
+            ("/home/ada/.cache/kindling/a.gguf", true),
+            ("/home/../etc", false),
+            ("/home/./a", false),
+            ("/home/...", false),
+            ("relative", false),
+        ] {
+            let found = faults(json!({"source": {"hostPath": {"path": path}}}));
+            assert_eq!(found.is_empty(), is_fine, "{path}: {found}");
+        }
+    }
+
+    #[test]
     fn names_follow_the_rule_of_the_schema() {
         for name in ["", "Upper", "1st", "under_score", &"x".repeat(41)] {
             let object = json!({"metadata": {"name": name}, "spec": {"source": {"hf": {"repo": "org/name"}}}});

@@ -119,7 +119,7 @@ pub struct HfSource {
 #[serde(rename_all = "camelCase")]
 pub struct HostPathSource {
     /// Absolute path of the model's folder, or of one GGUF file, on the node.
-    #[schemars(length(max = 1024), regex(pattern = r"^(/[A-Za-z0-9_][A-Za-z0-9._-]*)+$"))]
+    #[schemars(length(max = 1024), regex(pattern = r"^(/[.]?[A-Za-z0-9_][A-Za-z0-9._-]*)+$"))]
     pub path: String,
 }
 

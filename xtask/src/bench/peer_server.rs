@@ -1,15 +1,16 @@
 //! `llama-server` and `kindling up` as children that are asked over HTTP.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use crate::shell::command;
+use crate::shell::{command, root};
 
 /// Between two attempts to get an answer: short against the times that are measured.
 const TRY_EVERY: Duration = Duration::from_millis(2);
@@ -22,6 +23,7 @@ pub struct PeerServer {
     /// `http://host:port`.
     pub url: String,
     started: Instant,
+    log: PathBuf,
 }
 
 impl PeerServer {
@@ -47,10 +49,12 @@ impl PeerServer {
     }
 
     fn start(server: &mut Command, port: u16) -> anyhow::Result<Self> {
-        let server = server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let log = bench_folder()?.join("server.log");
+        let file = File::create(&log).with_context(|| format!("make {}", log.display()))?;
+        let server = server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
         let started = Instant::now();
         let child = server.spawn().context("start a server")?;
-        Ok(Self { child, url: format!("http://127.0.0.1:{port}"), started })
+        Ok(Self { child, url: format!("http://127.0.0.1:{port}"), started, log })
     }
 
     /// Process id.
@@ -68,7 +72,8 @@ impl PeerServer {
                           "stream": true});
         while self.started.elapsed() < ANSWER_WITHIN {
             if let Some(status) = self.child.try_wait()? {
-                bail!("the server at {} ended with {status} before it answered", self.url);
+                let said = std::fs::read_to_string(&self.log).unwrap_or_default();
+                bail!("the server at {} ended with {status} before it answered; it said: {}", self.url, last(&said));
             }
             // Refused connections and "loading" are the same here: not yet.
             if let Ok(answer) = agent.post(format!("{}/v1/completions", self.url)).send_json(&body) {
@@ -93,6 +98,22 @@ impl Drop for PeerServer {
     }
 }
 
+/// Where the files of a measurement go.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn bench_folder() -> anyhow::Result<PathBuf> {
+    let folder = root().join("target/bench");
+    std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// The last lines of what a program wrote.
+fn last(said: &str) -> String {
+    let lines: Vec<&str> = said.lines().collect();
+    lines[lines.len().saturating_sub(5)..].join("\n")
+}
+
 /// Whether a line of a stream carries text.
 fn is_text(line: &str) -> bool {
     let data = line.strip_prefix("data: ").and_then(|data| serde_json::from_str::<Value>(data).ok());
@@ -108,6 +129,12 @@ fn free_port() -> anyhow::Result<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_end_of_a_log_is_told() {
+        assert_eq!(last("1\n2\n3\n4\n5\n6\n"), "2\n3\n4\n5\n6");
+        assert_eq!(last(""), "");
+    }
 
     #[test]
     fn only_text_counts_as_a_first_token() {

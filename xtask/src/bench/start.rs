@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::bench::llama_cpp::Tools;
-use crate::bench::peer_server::PeerServer;
-use crate::shell::{command, root, run};
+use crate::bench::peer_server::{PeerServer, bench_folder};
+use crate::shell::{command, run};
 
 /// What both servers call the model.
 const MODEL: &str = "bench";
@@ -27,9 +27,7 @@ impl<'a> Starts<'a> {
     /// # Errors
     /// If it cannot be written.
     pub fn new(kindling: &'a Path, tools: &'a Tools, model: &'a Path, threads: usize) -> anyhow::Result<Self> {
-        let folder = root().join("target/bench");
-        std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-        let yaml = folder.join("localmodel.yaml");
+        let yaml = bench_folder()?.join("localmodel.yaml");
         let text = serde_json::json!({
             "apiVersion": "kindling.dev/v1alpha1", "kind": "LocalModel", "metadata": {"name": MODEL},
             "spec": {"source": {"hostPath": {"path": model}}},

@@ -36,11 +36,13 @@ impl Summary {
         let Self { name, unit, pairs } = self;
         let spread = |figure: fn(&Pair) -> f64, digits| spread(pairs.iter().map(figure).collect(), digits);
         let num_quiet = pairs.iter().filter(|pair| pair.foreign.is_quiet()).count();
+        // A figure without a unit is a ratio.
+        let digits = if unit.is_empty() { 3 } else { 1 };
         let foreign = pairs.iter().map(|pair| pair.foreign.0).fold(0.0, f64::max);
         format!(
             "{name:28} {unit:6} ours {:24} theirs {:24} ours/theirs {:20} quiet {num_quiet} of {} (others at most {foreign:.2} CPUs)",
-            spread(|pair| pair.ours, 1),
-            spread(|pair| pair.theirs, 1),
+            spread(|pair| pair.ours, digits),
+            spread(|pair| pair.theirs, digits),
             spread(|pair| pair.ours / pair.theirs, 2),
             pairs.len(),
         )
