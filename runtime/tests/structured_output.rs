@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{Answer, TestBackend, generate, load, sample_gguf, start_tiny, text_request, wait_for_load};
 use futures::future::join_all;
@@ -179,14 +179,13 @@ async fn a_form_that_is_slow_to_compile_stalls_nobody() {
     let schema = json!({ "type": "object", "properties": properties }).to_string();
     let client = tiny.client.clone();
     let hostile = tokio::spawn(async move { generate(&client, request("x", Kind::JsonSchema(schema), 1, 4)).await });
-    let mut slowest = Duration::ZERO;
-    let mut last = Instant::now();
+    let mut meanwhile = 0;
     while stream.message().await.unwrap().is_some() {
-        slowest = slowest.max(last.elapsed());
-        last = Instant::now();
+        meanwhile += usize::from(!hostile.is_finished());
     }
-    println!("slowest token beside the compiler: {slowest:?}");
-    assert!(slowest < Duration::from_millis(700), "{slowest:?}");
+    println!("{meanwhile} messages beside the compiler");
+    // What the stream's own queue may hold does not count: these were computed while the form was compiled.
+    assert!(meanwhile > 50, "{meanwhile}");
     // Refused or served: either way it ends.
     println!("{:?}", hostile.await.unwrap().map(|answer| answer.text(0)).map_err(|status| status.message().to_owned()));
 }

@@ -15,8 +15,15 @@ impl Lowering<'_> {
         let output = self.buffer("attended", num_heads * head_dim, Rows::Tokens);
         self.linear(&attention.q_proj, normed, query);
         self.linear(&attention.k_proj, normed, key);
-        self.linear(&attention.v_proj, normed, value);
-        for (norm, buffer) in [(&attention.q_norm, query), (&attention.k_norm, key), (&attention.v_norm, value)] {
+        match &attention.v_norm {
+            // Values are keys before their norm: no second product.
+            Some(norm) if attention.v_proj == attention.k_proj => self.norm(norm, key, value),
+            norm => {
+                self.linear(&attention.v_proj, normed, value);
+                norm.iter().for_each(|norm| self.norm(norm, value, value));
+            }
+        }
+        for (norm, buffer) in [(&attention.q_norm, query), (&attention.k_norm, key)] {
             if let Some(norm) = norm {
                 self.norm(norm, buffer, buffer);
             }
