@@ -5,25 +5,9 @@ mod common;
 
 use std::path::Path;
 
-use common::{Answer, generate, sample_gguf, text_request};
-use kindling_proto::v1::inference_client::InferenceClient;
+use common::{Answer, generate, start_sample, text_request};
 use kindling_proto::v1::{ChatInput, ChatMessage, FinishReason, TokenizeRequest, generate_request, tokenize_request};
-use kindling_runtime::{Runtime, RuntimeConfig};
 use serde_json::Value as Json;
-use tonic::transport::Channel;
-
-async fn start() -> Option<(Runtime, InferenceClient<Channel>)> {
-    let config = RuntimeConfig {
-        context_length: Some(2048),
-        kv_tokens: Some(4096),
-        num_threads: Some(2),
-        ..RuntimeConfig::new(sample_gguf()?)
-    };
-    let runtime = Runtime::start(config);
-    runtime.ready().await.unwrap();
-    let client = InferenceClient::new(runtime.connect_in_process());
-    Some((runtime, client))
-}
 
 fn print_speed(what: &str, answer: &Answer) {
     let usage = answer.finish(0).usage.unwrap();
@@ -41,7 +25,7 @@ fn print_speed(what: &str, answer: &Answer) {
 #[tokio::test]
 async fn chats_as_llama_cpp_does_until_a_near_tie() {
     const NOISE: f64 = 0.36;
-    let Some((_runtime, client)) = start().await else { return };
+    let Some((_runtime, client)) = start_sample().await else { return };
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/smollm2-135m-instruct-q4_1.json");
     let golden: Json = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let ids = |value: &Json| value.as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect::<Vec<u32>>();
@@ -81,7 +65,7 @@ async fn chats_as_llama_cpp_does_until_a_near_tie() {
 
 #[tokio::test]
 async fn several_at_once_get_what_they_get_alone() {
-    let Some((_runtime, client)) = start().await else { return };
+    let Some((_runtime, client)) = start_sample().await else { return };
     let long = "The lighthouse keeper had not spoken to anyone for eleven days. ".repeat(36);
     let requests = [text_request(&long, 40), text_request("Once upon a time", 40), text_request("fn main() {", 40)];
     let mut alone = Vec::new();

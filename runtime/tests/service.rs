@@ -24,7 +24,7 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-const SLOW: TestBackend = TestBackend { step_time: Duration::from_millis(5), panics_at_step: None };
+const SLOW: TestBackend = TestBackend { step_time: Duration::from_millis(5), panics_at_step: None, check: None };
 
 /// Draws letters only, one token each.
 fn letters(seed: u64) -> Sampling {

@@ -9,11 +9,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{collect, load, start_tiny_with, text_request, wait_for_load};
-use kindling_kernels::{
-    Backend, ExecuteError, Limits, LoadProgress, MemoryUse, Plan, PrepareError, PreparedModel, ReferenceBackend, Step,
-    WeightSource,
-};
+use common::{TestBackend, collect, load, start_tiny, text_request, wait_for_load};
+use kindling_kernels::Step;
 use kindling_proto::v1::admin_client::AdminClient;
 use kindling_proto::v1::inference_client::InferenceClient;
 use kindling_proto::v1::{AbortRequest, FinishReason, GenerateRequest, Sampling};
@@ -24,42 +21,6 @@ use tonic::transport::Channel;
 const NUM_CLIENTS: u64 = 10;
 /// What memory may grow by once all is warm: the allocator's own unrest, and the answers that are remembered.
 const MAX_GROWTH_BYTES: u64 = 24 << 20;
-
-/// The reference backend, looking at what it is told to do.
-struct CheckingBackend;
-
-struct CheckingModel(Box<dyn PreparedModel>);
-
-impl Backend for CheckingBackend {
-    fn name(&self) -> &'static str {
-        "checking"
-    }
-
-    fn kernels(&self) -> Vec<String> {
-        ReferenceBackend.kernels()
-    }
-
-    fn prepare(
-        &self,
-        plan: &Plan,
-        weights: &dyn WeightSource,
-        limits: &Limits,
-        progress: &mut dyn FnMut(LoadProgress),
-    ) -> Result<Box<dyn PreparedModel>, PrepareError> {
-        Ok(Box::new(CheckingModel(ReferenceBackend.prepare(plan, weights, limits, progress)?)))
-    }
-}
-
-impl PreparedModel for CheckingModel {
-    fn execute(&mut self, step: &Step, logits: &mut Vec<f32>) -> Result<(), ExecuteError> {
-        written_blocks_have_one_owner(step);
-        self.0.execute(step, logits)
-    }
-
-    fn memory(&self) -> MemoryUse {
-        self.0.memory()
-    }
-}
 
 fn written_blocks_have_one_owner(step: &Step) {
     let (mut read, mut written) = (HashSet::new(), HashSet::new());
@@ -193,7 +154,8 @@ fn resident_bytes() -> Option<u64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_requests_end_alike_and_leave_nothing_behind() {
     let seconds = std::env::var("KINDLING_SOAK_SECONDS").map_or(20, |text| text.parse().unwrap());
-    let tiny = start_tiny_with(Box::new(CheckingBackend), |config| {
+    let backend = TestBackend { check: Some(written_blocks_have_one_owner), ..TestBackend::default() };
+    let tiny = start_tiny(backend, |config| {
         config.context_length = Some(192);
         config.kv_tokens = Some(256);
         config.max_batched_tokens = 48;

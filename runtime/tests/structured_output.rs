@@ -5,16 +5,14 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Answer, TestBackend, generate, load, sample_gguf, start_tiny, text_request, wait_for_load};
+use common::{Answer, TestBackend, generate, load, start_sample, start_tiny, text_request, wait_for_load};
 use futures::future::join_all;
-use kindling_proto::v1::inference_client::InferenceClient;
 use kindling_proto::v1::structured_output::Kind;
 use kindling_proto::v1::{Choice, FinishReason, GenerateRequest, JsonObject, Sampling, Stopping, StructuredOutput};
 use kindling_proto::{REFUSED_FIELD, STRUCTURED_OUTPUT};
-use kindling_runtime::{Runtime, RuntimeConfig};
+use kindling_runtime::Runtime;
 use serde_json::{Value as Json, json};
 use tonic::Code;
-use tonic::transport::Channel;
 
 /// At temperature 1, ended by the model or the form.
 fn request(prompt: &str, kind: Kind, seed: u64, max_tokens: u32) -> GenerateRequest {
@@ -134,7 +132,7 @@ async fn preempted_and_batched_forms_are_what_they_are_alone() {
 
 #[tokio::test]
 async fn hanging_up_half_way_leaves_nothing_behind() {
-    let slow = TestBackend { step_time: Duration::from_millis(5), panics_at_step: None };
+    let slow = TestBackend { step_time: Duration::from_millis(5), ..TestBackend::default() };
     let tiny = start_tiny(slow, |_| {}).await;
     for _ in 0..3 {
         let call = request("x", regex("[a-z]*"), 1, 400);
@@ -172,7 +170,7 @@ async fn a_form_that_cannot_be_used_is_an_invalid_argument_that_names_it() {
 
 #[tokio::test]
 async fn a_form_that_is_slow_to_compile_stalls_nobody() {
-    let slow = TestBackend { step_time: Duration::from_millis(2), panics_at_step: None };
+    let slow = TestBackend { step_time: Duration::from_millis(2), ..TestBackend::default() };
     let tiny = start_tiny(slow, |_| {}).await;
     let mut stream = tiny.client.clone().generate(text_request("x", 500)).await.unwrap().into_inner();
     let properties: serde_json::Map<_, _> = (0..2500).map(|n| (format!("p{n}"), json!({ "type": "string" }))).collect();
@@ -188,19 +186,6 @@ async fn a_form_that_is_slow_to_compile_stalls_nobody() {
     assert!(meanwhile > 50, "{meanwhile}");
     // Refused or served: either way it ends.
     println!("{:?}", hostile.await.unwrap().map(|answer| answer.text(0)).map_err(|status| status.message().to_owned()));
-}
-
-async fn start_sample() -> Option<(Runtime, InferenceClient<Channel>)> {
-    let config = RuntimeConfig {
-        context_length: Some(2048),
-        kv_tokens: Some(8192),
-        num_threads: Some(2),
-        ..RuntimeConfig::new(sample_gguf()?)
-    };
-    let runtime = Runtime::start(config);
-    runtime.ready().await.unwrap();
-    let client = InferenceClient::new(runtime.connect_in_process());
-    Some((runtime, client))
 }
 
 const PERSON: &str = r##"{

@@ -30,11 +30,13 @@ pub use tiny_model::{byte_token, model_of, tiny_model};
 
 pub const DEADLINE: Duration = Duration::from_secs(120);
 
-/// The reference backend, slowed down or made to panic.
+/// The reference backend, slowed down, made to panic, or watched.
 #[derive(Clone, Copy, Default)]
 pub struct TestBackend {
     pub step_time: Duration,
     pub panics_at_step: Option<usize>,
+    /// Sees every step before it is computed.
+    pub check: Option<fn(&Step)>,
 }
 
 struct TestModel {
@@ -68,6 +70,9 @@ impl PreparedModel for TestModel {
     fn execute(&mut self, step: &Step, logits: &mut Vec<f32>) -> Result<(), ExecuteError> {
         self.num_steps += 1;
         assert_ne!(Some(self.num_steps), self.backend.panics_at_step, "told to panic");
+        if let Some(check) = self.backend.check {
+            check(step);
+        }
         std::thread::sleep(self.backend.step_time);
         self.inner.execute(step, logits)
     }
@@ -102,6 +107,20 @@ pub async fn start(folder: TempDir, backend: Box<dyn Backend>, change: impl FnOn
     runtime.ready().await.unwrap();
     let client = InferenceClient::new(runtime.connect_in_process());
     Tiny { runtime, client, _folder: folder }
+}
+
+/// The sample model on two threads, once it is ready; `None` if it is not there.
+pub async fn start_sample() -> Option<(Runtime, InferenceClient<Channel>)> {
+    let config = RuntimeConfig {
+        context_length: Some(2048),
+        kv_tokens: Some(8192),
+        num_threads: Some(2),
+        ..RuntimeConfig::new(sample_gguf()?)
+    };
+    let runtime = Runtime::start(config);
+    runtime.ready().await.unwrap();
+    let client = InferenceClient::new(runtime.connect_in_process());
+    Some((runtime, client))
 }
 
 /// Greedy, to the length.
