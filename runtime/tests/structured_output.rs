@@ -170,7 +170,7 @@ async fn a_form_that_cannot_be_used_is_an_invalid_argument_that_names_it() {
 
 #[tokio::test]
 async fn a_form_that_is_slow_to_compile_stalls_nobody() {
-    let slow = TestBackend { step_time: Duration::from_millis(2), ..TestBackend::default() };
+    let slow = TestBackend { step_time: Duration::from_millis(1), ..TestBackend::default() };
     let tiny = start_tiny(slow, |_| {}).await;
     let mut stream = tiny.client.clone().generate(text_request("x", 500)).await.unwrap().into_inner();
     let properties: serde_json::Map<_, _> = (0..2500).map(|n| (format!("p{n}"), json!({ "type": "string" }))).collect();
