@@ -1,0 +1,73 @@
+//! The terms of what a model needs.
+
+use crate::{Bytes, CacheLayers, Serving};
+
+/// Of a process beside its weights, cache and activations: program, stacks, queues, the driver's context.
+const RUNTIME: Bytes = Bytes::gib(2);
+/// Added to a twentieth of the weights while nobody has planned the activations.
+const UNPLANNED_ACTIVATIONS: Bytes = Bytes::mib(2355);
+/// What the readers hold at a time.
+const STAGING: Bytes = Bytes::mib(256);
+
+/// Facts of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Model {
+    /// The tensors that are loaded, as stored.
+    pub weights: Bytes,
+    /// The largest of them: it is held twice while it is repacked.
+    pub largest_tensor: Bytes,
+    /// What its layers keep of the tokens before.
+    pub cache: Vec<CacheLayers>,
+    /// What a step computes in.
+    pub activations: Activations,
+    /// Longest sequence that it was made for, in tokens.
+    pub max_context: u64,
+}
+
+/// What a step computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activations {
+    /// The arena of the plan.
+    Planned(Bytes),
+    /// No plan was made: 2.3 GiB and a twentieth of the weights.
+    Unplanned,
+}
+
+/// What a model takes, term by term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// Weights.
+    pub weights: Bytes,
+    /// Keys, values and states.
+    pub kv_cache: Bytes,
+    /// What a step computes in.
+    pub activations: Bytes,
+    /// The process itself.
+    pub runtime: Bytes,
+    /// While it loads, beside the rest.
+    pub load_transient: Bytes,
+}
+
+impl Model {
+    /// What it takes when it is served so.
+    pub fn footprint(&self, serving: &Serving) -> Footprint {
+        let activations = match self.activations {
+            Activations::Planned(bytes) => bytes,
+            Activations::Unplanned => UNPLANNED_ACTIVATIONS + self.weights.percent(5),
+        };
+        Footprint {
+            weights: self.weights,
+            kv_cache: self.cache.iter().map(|layers| layers.bytes(serving)).sum(),
+            activations,
+            runtime: RUNTIME,
+            load_transient: STAGING + self.largest_tensor,
+        }
+    }
+}
+
+impl Footprint {
+    /// While it serves.
+    pub fn resident(&self) -> Bytes {
+        self.weights + self.kv_cache + self.activations + self.runtime
+    }
+}
