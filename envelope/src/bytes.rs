@@ -122,7 +122,8 @@ mod tests {
 
     #[test]
     fn what_is_no_number_of_bytes_is_refused_by_name() {
-        for text in ["", "GiB", "-1GiB", "1.2.3Gi", "5 parsecs", "99999999999999999999", "9e9", "17000000Ti", "1GiBB x"] {
+        for text in ["", "GiB", "-1GiB", "1.2.3Gi", "5 parsecs", "99999999999999999999", "9e9", "17000000Ti", "1GiBB x"]
+        {
             let error = text.parse::<Bytes>().unwrap_err().to_string();
             assert!(error.contains(&format!("{text:?}")) && error.contains("119.6GiB"), "{error}");
         }

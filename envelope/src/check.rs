@@ -39,7 +39,9 @@ pub struct Resident {
 
 /// Why there is no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("needs {needed}, of {total} are {free} free for models ({system} are kept for the system, {held} are held by models)")]
+#[error(
+    "needs {needed}, of {total} are {free} free for models ({system} are kept for the system, {held} are held by models)"
+)]
 pub struct Shortfall {
     /// By the model, its loading included.
     pub needed: Bytes,

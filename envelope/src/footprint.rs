@@ -1,13 +1,9 @@
 //! The terms of what a model needs.
 
-use crate::{Bytes, CacheLayers, Serving};
+use crate::{Bytes, CacheLayers, Device, Serving};
 
-/// Of a process beside its weights, cache and activations: program, stacks, queues, the driver's context.
-const RUNTIME: Bytes = Bytes::gib(2);
 /// Added to a twentieth of the weights while nobody has planned the activations.
 const UNPLANNED_ACTIVATIONS: Bytes = Bytes::mib(2355);
-/// What the readers hold at a time.
-const STAGING: Bytes = Bytes::mib(256);
 
 /// Facts of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +23,15 @@ pub struct Model {
 /// What a step computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activations {
-    /// The arena of the plan.
-    Planned(Bytes),
+    /// As planned by the device that computes.
+    Planned {
+        /// Whatever a step holds.
+        fixed: Bytes,
+        /// For each token that a step may compute.
+        per_token: Bytes,
+        /// For each sequence whose logits a step may compute.
+        per_sequence: Bytes,
+    },
     /// No plan was made: 2.3 GiB and a twentieth of the weights.
     Unplanned,
 }
@@ -52,15 +55,36 @@ impl Model {
     /// What it takes when it is served so.
     pub fn footprint(&self, serving: &Serving) -> Footprint {
         let activations = match self.activations {
-            Activations::Planned(bytes) => bytes,
+            Activations::Planned { fixed, per_token, per_sequence } => {
+                fixed + per_token.times(serving.max_batched_tokens) + per_sequence.times(serving.concurrency)
+            }
             Activations::Unplanned => UNPLANNED_ACTIVATIONS + self.weights.percent(5),
         };
         Footprint {
             weights: self.weights,
             kv_cache: self.cache.iter().map(|layers| layers.bytes(serving)).sum(),
             activations,
-            runtime: RUNTIME,
-            load_transient: STAGING + self.largest_tensor,
+            runtime: serving.device.process(),
+            load_transient: serving.device.staging() + self.largest_tensor,
+        }
+    }
+}
+
+impl Device {
+    /// Of a process beside its weights, cache and activations: program, vocabulary, stacks, queues, the driver's context.
+    fn process(self) -> Bytes {
+        match self {
+            Self::Cpu => Bytes::mib(64),
+            // Not measured on a Spark yet.
+            Self::Cuda => Bytes::gib(2),
+        }
+    }
+
+    /// What the readers hold at a time while a model loads.
+    fn staging(self) -> Bytes {
+        match self {
+            Self::Cpu => Bytes::mib(8),
+            Self::Cuda => Bytes::mib(256),
         }
     }
 }

@@ -4,6 +4,8 @@ use crate::Bytes;
 
 /// Tokens of one block of the cache; a sequence takes whole blocks.
 pub const BLOCK_TOKENS: u64 = 16;
+/// A sequence has a state to go on from, and one that was kept for others of the same beginning.
+const SLOTS_PER_SEQUENCE: u64 = 2;
 
 /// How a model is to be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,10 +14,34 @@ pub struct Serving {
     pub context: u64,
     /// Sequences at a time.
     pub concurrency: u64,
+    /// Tokens that all sequences share.
+    pub pool: Pool,
     /// Tokens that one step may compute.
     pub max_batched_tokens: u64,
     /// What keys and values are kept in.
     pub kv_dtype: KvDtype,
+    /// What computes.
+    pub device: Device,
+}
+
+/// How many tokens the cache holds, for all sequences together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pool {
+    /// So many.
+    Tokens(u64),
+    /// So many sequences of full length.
+    Contexts(u64),
+    /// Every sequence may have its full length at the same time.
+    EverySequence,
+}
+
+/// What computes: it decides what a process takes beside its model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
 }
 
 /// What one element of the cache is kept in.
@@ -66,6 +92,17 @@ pub enum CacheLayers {
     },
 }
 
+impl Serving {
+    /// Tokens that the cache holds.
+    pub fn pool_tokens(&self) -> u64 {
+        match self.pool {
+            Pool::Tokens(tokens) => tokens,
+            Pool::Contexts(number) => self.context.saturating_mul(number),
+            Pool::EverySequence => self.context.saturating_mul(self.concurrency),
+        }
+    }
+}
+
 impl KvDtype {
     /// Of one element.
     pub fn bytes(self) -> Bytes {
@@ -77,17 +114,23 @@ impl KvDtype {
 }
 
 impl CacheLayers {
-    /// Of all sequences, each as long as it may become.
+    /// Of all sequences together, as the runtime allocates it.
     pub fn bytes(self, serving: &Serving) -> Bytes {
-        let Serving { context, concurrency, max_batched_tokens, kv_dtype } = *serving;
-        let tokens = match self {
-            Self::Full { .. } | Self::Latent { .. } => context,
-            // What a step writes is there before what it no longer sees is given back.
-            Self::Window { window, .. } => context.min(window.saturating_add(max_batched_tokens)),
-            Self::State { layers, elements } => return Bytes(4).times(elements).times(layers).times(concurrency),
+        let pool = serving.pool_tokens().div_ceil(BLOCK_TOKENS);
+        let blocks = match self {
+            Self::Full { .. } | Self::Latent { .. } => pool,
+            Self::Window { window, .. } => {
+                // What a step writes is there before what it no longer sees is given back; neither end need be at the
+                // border of a block.
+                let of_one = window.saturating_add(serving.max_batched_tokens).div_ceil(BLOCK_TOKENS) + 1;
+                pool.min(of_one.saturating_mul(serving.concurrency))
+            }
+            Self::State { layers, elements } => {
+                let slots = serving.concurrency.saturating_mul(SLOTS_PER_SEQUENCE);
+                return Bytes(4).times(elements).times(layers).times(slots);
+            }
         };
-        let blocks = tokens.div_ceil(BLOCK_TOKENS);
-        self.bytes_per_token(kv_dtype).times(BLOCK_TOKENS).times(blocks).times(concurrency)
+        self.bytes_per_token(serving.kv_dtype).times(BLOCK_TOKENS).times(blocks)
     }
 
     /// Of one token that is kept; a state of constant size takes nothing.
@@ -107,7 +150,8 @@ mod tests {
     use super::*;
 
     fn serving(context: u64, concurrency: u64, kv_dtype: KvDtype) -> Serving {
-        Serving { context, concurrency, max_batched_tokens: 2048, kv_dtype }
+        let pool = Pool::EverySequence;
+        Serving { context, concurrency, pool, max_batched_tokens: 2048, kv_dtype, device: Device::Cpu }
     }
 
     /// Calculated by hand from the published configurations: 2 * layers * heads * dimension * bytes.
@@ -123,24 +167,27 @@ mod tests {
     }
 
     #[test]
-    fn each_sequence_takes_whole_blocks() {
+    fn the_pool_is_whole_blocks_that_all_sequences_share() {
         let cache = CacheLayers::Full { layers: 1, kv_heads: 1, head_dim: 1 };
-        let bytes = |context, concurrency| cache.bytes(&serving(context, concurrency, KvDtype::Fp8)).0;
-        assert_eq!((bytes(1, 1), bytes(16, 1), bytes(17, 1), bytes(17, 3)), (32, 32, 64, 192));
+        let bytes = |context, pool| cache.bytes(&Serving { pool, ..serving(context, 3, KvDtype::Fp8) }).0;
+        assert_eq!((bytes(1, Pool::EverySequence), bytes(17, Pool::EverySequence)), (32, 128));
+        assert_eq!((bytes(17, Pool::Contexts(2)), bytes(17, Pool::Tokens(160))), (96, 320));
     }
 
+    /// Two blocks of tokens and one more for each of two sequences, unless the pool is smaller.
     #[test]
-    fn a_window_is_as_long_as_the_context_or_itself_and_a_step() {
+    fn a_window_is_itself_and_a_step_for_each_sequence() {
         let cache = CacheLayers::Window { layers: 1, kv_heads: 1, head_dim: 1, window: 128 };
-        let bytes = |context| cache.bytes(&serving(context, 1, KvDtype::Fp8)).0;
-        assert_eq!((bytes(64), bytes(4096), bytes(1 << 20)), (2 * 64, 2 * (128 + 2048), 2 * (128 + 2048)));
+        let bytes = |context| cache.bytes(&serving(context, 2, KvDtype::Fp8)).0;
+        assert_eq!(bytes(64), 2 * 128);
+        assert_eq!((bytes(4096), bytes(1 << 20)), (2 * 2 * (128 + 2048 + 16), 2 * 2 * (128 + 2048 + 16)));
     }
 
     #[test]
     fn a_state_does_not_grow_with_the_context() {
         let cache = CacheLayers::State { layers: 3, elements: 10 };
         let bytes = |context, concurrency| cache.bytes(&serving(context, concurrency, KvDtype::Fp8)).0;
-        assert_eq!((bytes(16, 2), bytes(1 << 20, 2)), (240, 240));
+        assert_eq!((bytes(16, 2), bytes(1 << 20, 2)), (480, 480));
     }
 
     /// DeepSeek-V3: 61 layers, 512 compressed elements and 64 with a position.

@@ -12,5 +12,5 @@ mod solve;
 pub use bytes::{Bytes, NotBytes};
 pub use check::{Node, Resident, Shortfall};
 pub use footprint::{Activations, Footprint, Model};
-pub use kv_cache::{BLOCK_TOKENS, CacheLayers, KvDtype, Serving};
+pub use kv_cache::{BLOCK_TOKENS, CacheLayers, Device, KvDtype, Pool, Serving};
 pub use solve::{Alternatives, alternatives};

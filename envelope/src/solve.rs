@@ -69,20 +69,27 @@ fn leaving(model: &Model, asked: &Serving, node: &Node, priority: i32) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Activations, Bytes, CacheLayers};
+    use crate::{Activations, Bytes, CacheLayers, Device, Pool};
 
     fn model() -> Model {
         Model {
             weights: Bytes::gib(20),
             largest_tensor: Bytes::gib(1),
             cache: vec![CacheLayers::Full { layers: 64, kv_heads: 8, head_dim: 128 }],
-            activations: Activations::Planned(Bytes::gib(1)),
+            activations: Activations::Planned { fixed: Bytes::gib(1), per_token: Bytes(0), per_sequence: Bytes(0) },
             max_context: 131_072,
         }
     }
 
     fn serving(context: u64, concurrency: u64) -> Serving {
-        Serving { context, concurrency, max_batched_tokens: 2048, kv_dtype: KvDtype::Bf16 }
+        Serving {
+            context,
+            concurrency,
+            pool: Pool::EverySequence,
+            max_batched_tokens: 2048,
+            kv_dtype: KvDtype::Bf16,
+            device: Device::Cuda,
+        }
     }
 
     fn node(residents: &[(&str, u64, i32, bool)]) -> Node {
@@ -119,9 +126,8 @@ mod tests {
 
     #[test]
     fn the_fewest_and_smallest_leave_and_nobody_above_or_fixed() {
-        let leaving = |residents: &[_], priority| {
-            alternatives(&model(), &serving(4096, 1), &node(residents), priority).leaving
-        };
+        let leaving =
+            |residents: &[_], priority| alternatives(&model(), &serving(4096, 1), &node(residents), priority).leaving;
         let named = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
         let three = [("a", 10, 0, true), ("b", 14, 0, true), ("c", 20, 0, true)];
         assert_eq!(leaving(&three, 0), named(&["b"]));
