@@ -64,6 +64,15 @@ impl Backend for TestBackend {
         let inner = ReferenceBackend.prepare(plan, weights, limits, progress)?;
         Ok(Box::new(TestModel { inner, backend: *self, num_steps: 0 }))
     }
+
+    fn predict(
+        &self,
+        plan: &Plan,
+        weights: &dyn WeightSource,
+        limits: &Limits,
+    ) -> Result<kindling_kernels::MemoryUse, PrepareError> {
+        ReferenceBackend.predict(plan, weights, limits)
+    }
 }
 
 impl PreparedModel for TestModel {
