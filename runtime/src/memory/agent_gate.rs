@@ -91,8 +91,7 @@ impl AgentGate {
 
 impl MemoryGate for AgentGate {
     fn ask(&self, need: &Need) -> Result<(), GateError> {
-        let ask =
-            Ask { resident_bytes: need.resident().0, load_transient_bytes: need.load_transient.0, held_bytes: 0 };
+        let ask = Ask { resident_bytes: need.resident().0, load_transient_bytes: need.load_transient.0, held_bytes: 0 };
         *lock(&self.link.ask) = Some(ask);
         self.handle.spawn(hold(Arc::clone(&self.link)));
         let mut states = self.link.state.subscribe();
@@ -213,8 +212,7 @@ impl Link {
 
 fn measured_message(measured: Measured) -> HoldRequest {
     let Measured { weights_bytes, kv_cache_bytes, activations_bytes, process_bytes } = measured;
-    let message =
-        MeasuredMessage { weights_bytes, kv_cache_bytes, activations_bytes, process_bytes, is_loaded: true };
+    let message = MeasuredMessage { weights_bytes, kv_cache_bytes, activations_bytes, process_bytes, is_loaded: true };
     HoldRequest { message: Some(hold_request::Message::Measured(message)) }
 }
 

@@ -50,7 +50,12 @@ impl Need {
         self.weights + self.kv_cache + self.activations + self.process
     }
 
-    fn of(backend: &dyn Backend, plan: &Plan, weights: &dyn WeightSource, limits: &Limits) -> Result<Self, PrepareError> {
+    fn of(
+        backend: &dyn Backend,
+        plan: &Plan,
+        weights: &dyn WeightSource,
+        limits: &Limits,
+    ) -> Result<Self, PrepareError> {
         let MemoryUse { weight_bytes, kv_cache_bytes, activation_bytes } = backend.predict(plan, weights, limits)?;
         let tensors = plan.weights.iter().filter_map(|weight| weights.describe(&weight.name));
         let largest = tensors.map(|tensor| (tensor.num_rows() * tensor.row_bytes()) as u64).max().unwrap_or(0);
@@ -90,7 +95,7 @@ pub fn fit(
     if !is_free || smallest.resident() > budget {
         let shown = if is_free { smallest } else { need };
         let kv_tokens = BLOCK_SIZE * if is_free { least.min(most) } else { most };
-        let advice = advice(config, &limits, smallest, budget);
+        let advice = advice(&limits, smallest, budget);
         return Err(BudgetError::TooLittle { need: Box::new(shown), kv_tokens, budget, advice });
     }
     // The terms rise with the blocks: the last that fit are found by halving.
@@ -115,7 +120,7 @@ fn full_blocks(plan: &Plan, limits: &Limits) -> usize {
     full.or_else(|| groups.map(|(_, blocks)| *blocks).max()).unwrap_or(0)
 }
 
-fn advice(config: &RuntimeConfig, limits: &Limits, smallest: Need, budget: Bytes) -> String {
+fn advice(limits: &Limits, smallest: Need, budget: Bytes) -> String {
     if smallest.resident() <= budget {
         return format!("a KV cache of {} tokens (one context) would fit", limits.max_context);
     }
@@ -123,6 +128,5 @@ fn advice(config: &RuntimeConfig, limits: &Limits, smallest: Need, budget: Bytes
     if without_cache > budget {
         return format!("even without any KV cache it needs {without_cache}");
     }
-    let _ = config;
     "ask for a shorter context or fewer sequences".to_owned()
 }
