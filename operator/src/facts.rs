@@ -1,0 +1,245 @@
+//! What is known of models' weights: what they take, and on which nodes they are. Asked of the agents in the
+//! background and kept in memory only; after a restart they are asked again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use kindling_envelope::{Activations, Bytes, CacheLayers, Model};
+use kindling_proto::v1::cache_layers::Kind;
+use kindling_proto::v1::ensure_model_response::State;
+use kindling_proto::v1::model_source::Source;
+use kindling_proto::v1::{
+    CacheLayers as LayersMessage, DescribeModelResponse, EnsureModelResponse, HubModel, ModelSource,
+};
+use tokio::sync::Notify;
+use tonic::{Code, Status};
+
+use crate::agents::Agents;
+use crate::validate::Weights;
+
+/// How soon a question that failed is asked again.
+const RETRY: Duration = Duration::from_secs(5);
+/// How soon an agent is asked again how far a download is.
+const POLL: Duration = Duration::from_secs(1);
+/// How long it is believed that weights are where they were.
+const RECHECK: Duration = Duration::from_secs(60);
+
+/// What is known of one source.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// What it takes.
+    pub facts: Option<Facts>,
+    /// Why that is not known: the agents' last answer.
+    pub failure: Option<Failure>,
+    /// How far it is on each node.
+    pub places: BTreeMap<String, EnsureModelResponse>,
+}
+
+/// What a model takes, and what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// For the envelope.
+    pub model: Model,
+    /// For the status.
+    pub architecture: String,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Format of most of them.
+    pub quantization: String,
+    /// As they lie in the files.
+    pub stored_weight_bytes: u64,
+    /// Why the runtime can't run it; empty if it can.
+    pub not_runnable: String,
+    /// What the files are.
+    pub digest: String,
+}
+
+/// Why something is not known.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Whether asking again changes nothing while the source stays as it is.
+    pub is_refusal: bool,
+    /// In words.
+    pub message: String,
+}
+
+/// What is known of all sources that were asked for.
+pub struct FactsCache {
+    agents: Arc<dyn Agents>,
+    changed: Arc<Notify>,
+    entries: Mutex<BTreeMap<String, Entry>>,
+}
+
+#[derive(Default)]
+struct Entry {
+    known: Known,
+    asking: BTreeSet<Question>,
+    ask_again: BTreeMap<Question, Instant>,
+}
+
+/// About which node is asked what.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Question {
+    Describe,
+    Ensure(String),
+}
+
+impl FactsCache {
+    /// Notifies `changed` whenever something new is known.
+    pub fn new(agents: Arc<dyn Agents>, changed: Arc<Notify>) -> Self {
+        Self { agents, changed, entries: Mutex::default() }
+    }
+
+    /// What is known now.
+    pub fn known(&self, weights: &Weights) -> Known {
+        self.lock().get(&key(weights)).map(|entry| entry.known.clone()).unwrap_or_default()
+    }
+
+    /// Asks what the model takes, unless that is known. `agents` are the nodes that may know, and their addresses; the
+    /// ones that have the weights first.
+    pub fn describe(self: &Arc<Self>, weights: &Weights, agents: Vec<(String, String)>) {
+        if agents.is_empty() || !self.begin(weights, &Question::Describe) {
+            return;
+        }
+        let (cache, weights) = (Arc::clone(self), weights.clone());
+        tokio::spawn(async move {
+            let mut answer = Err(Status::unavailable("no agent was asked"));
+            for (_, address) in agents {
+                answer = cache.agents.describe(address, to_source(&weights)).await;
+                if answer.is_ok() {
+                    break;
+                }
+            }
+            cache.end(&weights, &Question::Describe, |known| match answer.map_err(Failure::from).and_then(facts) {
+                Ok(facts) => {
+                    (known.facts, known.failure) = (Some(facts), None);
+                    None
+                }
+                Err(failure) => {
+                    known.failure = Some(failure);
+                    Some(RETRY)
+                }
+            });
+        });
+    }
+
+    /// Makes a node's agent bring the weights, and asks how far that is.
+    pub fn ensure(self: &Arc<Self>, weights: &Weights, node: &str, address: &str) {
+        let question = Question::Ensure(node.to_owned());
+        if !self.begin(weights, &question) {
+            return;
+        }
+        let (cache, weights, node) = (Arc::clone(self), weights.clone(), node.to_owned());
+        let address = address.to_owned();
+        tokio::spawn(async move {
+            let answer = cache.agents.ensure(address, to_source(&weights)).await;
+            cache.end(&weights, &question, |known| {
+                let answer = answer.unwrap_or_else(|status| EnsureModelResponse {
+                    state: State::Failed.into(),
+                    message: status.message().to_owned(),
+                    ..EnsureModelResponse::default()
+                });
+                let again = match answer.state() {
+                    State::Present => RECHECK,
+                    State::Failed => RETRY,
+                    _ => POLL,
+                };
+                known.places.insert(node, answer);
+                Some(again)
+            });
+        });
+    }
+
+    /// Forgets sources that nobody names any more.
+    pub fn keep_only(&self, weights: &[Weights]) {
+        let keys: BTreeSet<String> = weights.iter().map(key).collect();
+        self.lock().retain(|key, _| keys.contains(key));
+    }
+
+    fn begin(&self, weights: &Weights, question: &Question) -> bool {
+        let mut entries = self.lock();
+        let entry = entries.entry(key(weights)).or_default();
+        let is_known = *question == Question::Describe && entry.known.facts.is_some();
+        let is_early = entry.ask_again.get(question).is_some_and(|again| Instant::now() < *again);
+        !is_known && !is_early && entry.asking.insert(question.clone())
+    }
+
+    fn end(&self, weights: &Weights, question: &Question, note: impl FnOnce(&mut Known) -> Option<Duration>) {
+        {
+            let mut entries = self.lock();
+            let Some(entry) = entries.get_mut(&key(weights)) else { return };
+            entry.asking.remove(question);
+            if let Some(again) = note(&mut entry.known) {
+                entry.ask_again.insert(question.clone(), Instant::now() + again);
+            }
+        }
+        self.changed.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// The nodes that have all of the weights.
+    pub fn nodes(&self) -> BTreeSet<String> {
+        let present = self.places.iter().filter(|(_, answer)| answer.state() == State::Present);
+        present.map(|(node, _)| node.clone()).collect()
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        let refusals = [Code::NotFound, Code::InvalidArgument, Code::FailedPrecondition, Code::PermissionDenied];
+        Self { is_refusal: refusals.contains(&status.code()), message: status.message().to_owned() }
+    }
+}
+
+fn key(weights: &Weights) -> String {
+    format!("{weights:?}")
+}
+
+fn to_source(weights: &Weights) -> ModelSource {
+    let source = match weights.clone() {
+        Weights::Hub { repo, revision, files } => Source::Hub(HubModel { repo, revision, files }),
+        Weights::HostPath { prefix, relative } => Source::HostPath(prefix.join(relative).display().to_string()),
+    };
+    ModelSource { source: Some(source) }
+}
+
+fn facts(answer: DescribeModelResponse) -> Result<Facts, Failure> {
+    let damaged = || Failure { is_refusal: false, message: "the agent's answer has a kind of layer without a name".into() };
+    let cache = answer.cache_layers.iter().map(layers).collect::<Option<Vec<_>>>().ok_or_else(damaged)?;
+    let activations = answer.activations.map_or(Activations::Unplanned, |planned| Activations::Planned {
+        fixed: Bytes(planned.fixed_bytes),
+        per_token: Bytes(planned.per_token_bytes),
+        per_sequence: Bytes(planned.per_sequence_bytes),
+    });
+    let model = Model {
+        weights: Bytes(answer.resident_weight_bytes),
+        largest_tensor: Bytes(answer.largest_tensor_bytes),
+        cache,
+        activations,
+        max_context: u64::from(answer.max_context),
+    };
+    let DescribeModelResponse { architecture, parameters, quantization, stored_weight_bytes, .. } = answer;
+    let DescribeModelResponse { not_runnable, digest, .. } = answer;
+    Ok(Facts { model, architecture, parameters, quantization, stored_weight_bytes, not_runnable, digest })
+}
+
+fn layers(message: &LayersMessage) -> Option<CacheLayers> {
+    let layers = message.layers;
+    Some(match message.kind? {
+        Kind::Full(full) => CacheLayers::Full { layers, kv_heads: full.kv_heads, head_dim: full.head_dim },
+        Kind::Window(window) => CacheLayers::Window {
+            layers,
+            kv_heads: window.kv_heads,
+            head_dim: window.head_dim,
+            window: window.window,
+        },
+        Kind::Latent(latent) => CacheLayers::Latent { layers, width: latent.width },
+        Kind::State(state) => CacheLayers::State { layers, elements: state.elements },
+    })
+}

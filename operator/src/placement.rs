@@ -1,0 +1,199 @@
+//! Who gets memory where: reads what exists, lets the pure planner decide, writes the ledgers, then makes and deletes
+//! pods. One task does this for all models, one round after the other, so that no two decisions are made at once.
+//!
+//! A pod follows from a reservation that was read, never from one that was only planned: whatever dies in between loses
+//! nothing. Reconcile asks [`Placement::outcome`] for what to say about a model.
+
+mod carry_out;
+mod ledger;
+mod read;
+mod situation;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use kindling_api::LocalModel;
+use kindling_envelope::Footprint;
+use kindling_envelope::ledger::{Misfit, Verdict};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Client, ResourceExt};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::OperatorConfig;
+use crate::facts::{FactsCache, Known};
+
+pub use carry_out::PlacementError;
+pub use ledger::{MODEL_COPY_SEPARATOR, PodTerms, pod_terms};
+pub use situation::{need, serving};
+
+/// A round is made at least so often: measurements age, and nobody tells.
+const AT_LEAST_EVERY: Duration = Duration::from_secs(5);
+/// Between two rounds: what comes in bursts is looked at once.
+const PAUSE: Duration = Duration::from_millis(100);
+/// After a round that failed.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What came out for a model in the last round.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Why it has memory or not.
+    pub verdict: Verdict,
+    /// What it takes as it is asked for now, where that is known.
+    pub footprint: Option<Footprint>,
+    /// Tokens per sequence as it is asked for now.
+    pub context: Option<u64>,
+    /// What the node has that the verdict is about, or the one with most room.
+    pub room: Option<Room>,
+    /// Where its pod is to be, and is.
+    pub node: Option<String>,
+}
+
+/// Memory of one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Its name.
+    pub node: String,
+    /// `MemTotal`.
+    pub total: u64,
+    /// Kept for the system and for others.
+    pub system: u64,
+    /// By models.
+    pub held: u64,
+}
+
+/// Decides and carries out.
+pub struct Placement {
+    client: Client,
+    config: OperatorConfig,
+    facts: Arc<FactsCache>,
+    wake: Arc<Notify>,
+    outcomes: Mutex<BTreeMap<String, Outcome>>,
+    changed: mpsc::UnboundedSender<ObjectRef<LocalModel>>,
+}
+
+impl Placement {
+    /// Sends every model whose outcome changed, so that its status is written.
+    pub fn new(
+        client: Client,
+        config: OperatorConfig,
+        facts: Arc<FactsCache>,
+        wake: Arc<Notify>,
+        changed: mpsc::UnboundedSender<ObjectRef<LocalModel>>,
+    ) -> Self {
+        Self { client, config, facts, wake, outcomes: Mutex::default(), changed }
+    }
+
+    /// Something changed: look soon.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// What came out for a model, by its uid, in the last round.
+    pub fn outcome(&self, uid: &str) -> Option<Outcome> {
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
+    }
+
+    /// What is known of a model's weights.
+    pub fn known(&self, weights: &crate::validate::Weights) -> Known {
+        self.facts.known(weights)
+    }
+
+    /// Makes rounds until the token is cancelled.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        let mut wait = Duration::ZERO;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.wake.notified() => tokio::time::sleep(PAUSE).await,
+                () = tokio::time::sleep(wait) => {}
+            }
+            wait = match self.round().await {
+                Ok(next) => next.min(AT_LEAST_EVERY),
+                Err(error) => {
+                    tracing::warn!(error = error.with_sources(), "placing models fails");
+                    RETRY
+                }
+            };
+        }
+    }
+
+    /// One round. The answer is how soon the next one is worth making, if nothing happens.
+    ///
+    /// # Errors
+    /// If the API server does not answer or refuses; what was done is done, and the next round goes on from there.
+    pub async fn round(&self) -> Result<Duration, PlacementError> {
+        let world = read::read(&self.client, &self.config).await?;
+        let now = Timestamp::now();
+        let wished = situation::wishes(&world, &self.facts, &self.config, now);
+        let situation = situation::situation(&world, &wished, now);
+        let plan = kindling_envelope::ledger::plan(&situation);
+        for change in &plan.changes {
+            tracing::info!(node = change.node, model = change.name, step = ?change.step, "ledger");
+        }
+        carry_out::write_ledgers(&self.client, &world, &plan).await?;
+        carry_out::pods(&self.client, &self.config, &world, &wished, &plan).await?;
+        self.ask_agents(&world, &wished, &plan.verdicts);
+        self.publish(&world, situation::outcomes(&situation, &wished, &plan));
+        let soon = plan.look_again.map(|at| at.since(situation.now)).unwrap_or(AT_LEAST_EVERY);
+        Ok(if plan.ledgers.is_empty() && plan.pods.is_empty() { soon.max(PAUSE) } else { PAUSE })
+    }
+
+    /// Asks for what is missing: facts, and weights where they would fit.
+    fn ask_agents(&self, world: &read::World, wished: &[situation::Wished], verdicts: &BTreeMap<String, Verdict>) {
+        let sources: Vec<_> = wished.iter().filter_map(|wished| wished.weights.clone()).collect();
+        self.facts.keep_only(&sources);
+        for wished in wished {
+            let Some(weights) = &wished.weights else { continue };
+            let agents = world.agents(&wished.wish.nodes);
+            self.facts.describe(weights, agents.clone());
+            let wanted = match verdicts.get(&wished.wish.key) {
+                Some(Verdict::WaitingForWeights { nodes }) => nodes.first().cloned(),
+                // What is resident is looked at again now and then.
+                Some(verdict) => verdict.node().map(str::to_owned),
+                None => None,
+            };
+            // A node that may have the weights already costs one question.
+            let first = agents.iter().filter(|_| wished.wish.weights_on.is_empty()).map(|(node, _)| node.clone());
+            let hosts = wanted.into_iter().chain(first.filter(|_| wished.is_on_node()));
+            for node in hosts {
+                if let Some((_, address)) = agents.iter().find(|(name, _)| *name == node) {
+                    self.facts.ensure(weights, &node, address);
+                }
+            }
+        }
+    }
+
+    fn publish(&self, world: &read::World, outcomes: BTreeMap<String, Outcome>) {
+        let before = {
+            let mut current = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, outcomes.clone())
+        };
+        for model in &world.models {
+            let uid = model.uid().unwrap_or_default();
+            if before.get(&uid) != outcomes.get(&uid) || self.is_downloading(model) {
+                // Nobody listens any more while the operator ends.
+                let _ = self.changed.send(ObjectRef::from_obj(model));
+            }
+        }
+    }
+
+    /// Whether there is progress to be told.
+    fn is_downloading(&self, model: &LocalModel) -> bool {
+        let status = model.status.as_ref();
+        status.and_then(|status| status.condition(kindling_api::ConditionType::Downloaded)).is_some_and(|condition| {
+            condition.status != "True"
+        })
+    }
+}
+
+/// The misfits of a verdict that is a refusal.
+pub fn misfits(verdict: &Verdict) -> &[Misfit] {
+    match verdict {
+        Verdict::Refused { misfits } => misfits,
+        Verdict::ChangeRefused { misfit } => std::slice::from_ref(misfit),
+        _ => &[],
+    }
+}

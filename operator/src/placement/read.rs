@@ -1,0 +1,71 @@
+//! Reads everything that a round is decided from. Ledgers first, pods afterwards: pods may be newer, never older.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::jiff::Timestamp;
+use kindling_api::{LocalModel, MANAGER, NodeEnvelope};
+use kube::api::{Api, ListParams};
+use kube::{Client, ResourceExt};
+
+use super::carry_out::PlacementError;
+use crate::config::OperatorConfig;
+
+/// An agent that has not written for so long is gone: it writes at least every minute.
+const AGENT_SILENCE_SECONDS: i64 = 150;
+
+/// All that exists.
+#[derive(Debug, Default)]
+pub struct World {
+    /// Every model that this operator serves.
+    pub models: Vec<LocalModel>,
+    /// Every ledger.
+    pub envelopes: Vec<NodeEnvelope>,
+    /// Every pod that this operator made.
+    pub pods: Vec<Pod>,
+    /// Every node.
+    pub nodes: Vec<Node>,
+}
+
+/// Reads it.
+pub async fn read(client: &Client, config: &OperatorConfig) -> Result<World, PlacementError> {
+    let all = ListParams::default();
+    let failed = |kind| move |source| PlacementError::Read { kind, source };
+    let envelopes = Api::<NodeEnvelope>::all(client.clone()).list(&all).await.map_err(failed("NodeEnvelopes"))?;
+    let models: Api<LocalModel> = match &config.namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let models = models.list(&all).await.map_err(failed("LocalModels"))?;
+    let nodes = Api::<Node>::all(client.clone()).list(&all).await.map_err(failed("nodes"))?;
+    let pods: Api<Pod> = match &config.namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let ours = ListParams::default().labels(&format!("app.kubernetes.io/managed-by={MANAGER}"));
+    let pods = pods.list(&ours).await.map_err(failed("pods"))?;
+    Ok(World { models: models.items, envelopes: envelopes.items, pods: pods.items, nodes: nodes.items })
+}
+
+impl World {
+    /// The node of this name.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.metadata.name.as_deref() == Some(name))
+    }
+
+    /// Address of each agent on these nodes.
+    pub fn agents(&self, nodes: &BTreeSet<String>) -> Vec<(String, String)> {
+        let found = self.envelopes.iter().filter(|envelope| nodes.contains(&envelope.name_any()));
+        let found = found.filter_map(|envelope| {
+            let address = envelope.status.as_ref()?.agent_address.clone()?;
+            has_agent(envelope, Timestamp::now()).then(|| (envelope.name_any(), address))
+        });
+        found.collect()
+    }
+}
+
+/// Whether the agent of a node still writes.
+pub fn has_agent(envelope: &NodeEnvelope, now: Timestamp) -> bool {
+    let measured_at = envelope.status.as_ref().and_then(|status| status.measured_at.as_ref());
+    measured_at.is_some_and(|at| now.duration_since(at.0).as_secs() < AGENT_SILENCE_SECONDS)
+}
