@@ -1,6 +1,6 @@
 //! What a node has and who holds it: `NodeEnvelope`, one per node.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -75,10 +75,10 @@ pub struct Reservation {
     pub state: ReservationState,
     /// When it came into this state.
     #[schemars(schema_with = "crate::crd::time_schema")]
-    pub since: Time,
+    pub since: MicroTime,
     /// When it was made.
     #[schemars(schema_with = "crate::crd::time_schema")]
-    pub made_at: Time,
+    pub made_at: MicroTime,
     /// While it serves.
     #[schemars(range(min = 0, max = 1_125_899_906_842_624_i64))]
     pub bytes: u64,
@@ -110,7 +110,7 @@ pub struct Reservation {
     /// When its pod was gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::crd::time_schema")]
-    pub pod_gone_at: Option<Time>,
+    pub pod_gone_at: Option<MicroTime>,
 }
 
 /// How far a reservation is. Its bytes count in every state.
@@ -133,7 +133,7 @@ pub struct NodeEnvelopeStatus {
     /// When the agent read this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::crd::time_schema")]
-    pub measured_at: Option<Time>,
+    pub measured_at: Option<MicroTime>,
     /// The node's memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<NodeMemory>,
