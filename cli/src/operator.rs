@@ -32,6 +32,9 @@ pub struct Args {
     /// Allow spec.source.hostPath below this folder; may be given several times.
     #[arg(long = "allowed-host-path-prefix", value_name = "FOLDER")]
     allowed_host_path_prefixes: Vec<PathBuf>,
+    /// File with the token for the nodes' agents; read anew for every question.
+    #[arg(long, default_value = "/var/run/secrets/kindling/token", value_name = "FILE")]
+    agent_token_file: PathBuf,
     /// The Lease that makes sure that one operator works at a time.
     #[arg(long, default_value = "kindling-operator")]
     lease_name: String,
@@ -56,6 +59,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         runtime_read_bytes_per_second,
         cache_host_path,
         allowed_host_path_prefixes,
+        agent_token_file,
         lease_name,
         lease_namespace,
         identity,
@@ -74,6 +78,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         runtime_read_bytes_per_second,
         cache_host_path,
         allowed_host_path_prefixes,
+        agent_token_file,
         lease_name,
         lease_namespace,
         identity: identity.unwrap_or_else(own_identity),

@@ -42,8 +42,8 @@ impl GrpcAgents {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|_| Status::unavailable(format!("the agent's address {address:?} is none")))?;
         let connected = endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await;
-        let channel =
-            connected.map_err(|error| Status::unavailable(format!("the agent at {address} does not answer: {error}")))?;
+        let channel = connected
+            .map_err(|error| Status::unavailable(format!("the agent at {address} does not answer: {error}")))?;
         Ok(AgentClient::new(channel))
     }
 

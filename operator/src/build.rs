@@ -1,4 +1,4 @@
-//! Step 3, pure: the objects that a validated model needs. Can't fail.
+//! Step 3, pure: the objects that a validated model needs, and the pod that a reservation is for. Can't fail.
 
 mod pod;
 mod service;
@@ -6,22 +6,19 @@ mod service_account;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Service, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kindling_api::{MANAGER, MODEL_LABEL};
 
-use crate::config::OperatorConfig;
 use crate::validate::ValidatedModel;
 
-pub use pod::{model_path, pod, pod_digest};
+pub use pod::{Allotment, model_path, pod, pod_digest};
 pub use service::service;
 pub use service_account::service_account;
 
 /// Everything that should exist.
 #[derive(Clone, Debug)]
 pub struct Desired {
-    /// The pod, where one should run.
-    pub pod: Option<Pod>,
     /// Who the pod runs as.
     pub service_account: ServiceAccount,
     /// The stable address in front of it.
@@ -29,17 +26,13 @@ pub struct Desired {
 }
 
 /// The objects of a model.
-pub fn build(model: &ValidatedModel, config: &OperatorConfig) -> Desired {
-    Desired {
-        service_account: service_account(model),
-        service: service(model),
-        pod: model.is_running.then(|| pod(model, config)),
-    }
+pub fn build(model: &ValidatedModel) -> Desired {
+    Desired { service_account: service_account(model), service: service(model) }
 }
 
-/// Name of a model's pod.
-pub fn pod_name(model: &str) -> String {
-    format!("{model}-0")
+/// Name of the pod of a copy of a model.
+pub fn pod_name(model: &str, copy: u32) -> String {
+    format!("{model}-{copy}")
 }
 
 /// Selects the pods of a model.

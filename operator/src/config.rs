@@ -22,6 +22,8 @@ pub struct OperatorConfig {
     pub cache_host_path: PathBuf,
     /// `spec.source.hostPath` is allowed below these folders; none by default.
     pub allowed_host_path_prefixes: Vec<PathBuf>,
+    /// File with the token for the nodes' agents.
+    pub agent_token_file: PathBuf,
     /// The Lease that makes sure that one operator works at a time.
     pub lease_name: String,
     /// Namespace of that Lease.

@@ -21,7 +21,8 @@ use crate::build::build;
 use crate::config::OperatorConfig;
 use crate::dereference::{DereferenceError, dereference};
 use crate::metrics::Metrics;
-use crate::observe::{Observed, Situation, is_serving, observe};
+use crate::observe::{Elsewhere, Observed, Situation, is_serving, observe};
+use crate::placement::Placement;
 use crate::runtime_info::RuntimeInfo;
 use crate::validate::{ValidateError, validate};
 use crate::{events, status};
@@ -39,6 +40,8 @@ pub struct Context {
     pub client: Client,
     /// What the operator was told at its start.
     pub config: OperatorConfig,
+    /// Decides who has memory where, and makes the pods.
+    pub placement: Arc<Placement>,
     /// Answers for the runtimes.
     pub runtime: Arc<dyn RuntimeInfo>,
     /// Publishes events.
@@ -75,6 +78,7 @@ pub enum Error {
 /// # Errors
 /// The step that failed; the status says it too, unless writing the status is what failed.
 pub async fn reconcile(object: Arc<LocalModel>, cx: Arc<Context>) -> Result<Action, Error> {
+    cx.placement.wake();
     if object.metadata.deletion_timestamp.is_some() {
         // its children go with it, by their owner references
         return Ok(Action::await_change());
@@ -84,26 +88,30 @@ pub async fn reconcile(object: Arc<LocalModel>, cx: Arc<Context>) -> Result<Acti
     let status = status::compute(&object, &outcome, Timestamp::now()); // pure: errors become conditions too
     status::patch(&cx.client, &object, &status).await.map_err(Error::PatchStatus)?;
     events::publish(&cx.recorder, &object, &status).await;
-    outcome.map(|observed| next_look(&observed, status.model.is_some(), Timestamp::now()))
+    outcome.map(|observed| next_look(&observed, status::has_facts_in(&status)))
 }
 
 async fn converge(object: &LocalModel, cx: &Context) -> Result<Observed, Error> {
     let references = dereference(&cx.client, object).await.map_err(Error::Dereference)?; // reads
-    let model = validate(object, &references, &cx.config) // pure
-        .map_err(|source| Error::Validate { source, is_serving: is_serving(&references) })?;
-    let desired = build(&model, &cx.config); // pure, cannot fail
-    let applied = apply(&cx.client, object, references, desired).await.map_err(Error::Apply)?; // writes
-    Ok(observe(applied, cx.runtime.as_ref(), status::has_facts(object)).await) // reads
+    let validated = validate(object, &references, &cx.config); // pure
+    let uid = object.uid().unwrap_or_default();
+    cx.placement.set_refused(&uid, validated.is_err());
+    let model = validated.map_err(|source| Error::Validate { source, is_serving: is_serving(&references) })?;
+    let desired = build(&model); // pure, cannot fail
+    let service = apply(&cx.client, object, &references, desired).await.map_err(Error::Apply)?; // writes
+    let known = cx.placement.known(&model.inputs.weights);
+    let elsewhere = Elsewhere { outcome: cx.placement.outcome(&uid), known };
+    let seen = (object, &references, service.as_ref());
+    Ok(observe(seen, elsewhere, cx.runtime.as_ref(), status::has_facts(object)).await) // reads
 }
 
-/// When to look again if nothing changes: the kubelet reports the pod, only the runtime must be asked.
-fn next_look(observed: &Observed, has_facts: bool, now: Timestamp) -> Action {
+/// When to look again if nothing changes: the kubelet reports the pod, the placement what it decides; only the runtime
+/// must be asked.
+fn next_look(observed: &Observed, has_facts: bool) -> Action {
     match &observed.situation {
         Situation::Started { is_ready: false } | Situation::Replacing => Action::requeue(POLL),
         Situation::Started { is_ready: true } if !has_facts => Action::requeue(RETRY),
-        Situation::BackingOff { until, .. } => {
-            Action::requeue(Duration::try_from(until.duration_since(now)).unwrap_or_default().max(POLL))
-        }
+        Situation::Unplaced if observed.outcome.is_none() => Action::requeue(POLL),
         _ => Action::await_change(),
     }
 }
@@ -127,8 +135,15 @@ pub fn controller(client: &Client, namespace: Option<&str>) -> (Controller<Local
     (controller, store)
 }
 
-/// Reconciles until the token is cancelled; then ends what is under way.
-pub async fn run(controller: Controller<LocalModel>, cx: Arc<Context>, shutdown: CancellationToken) {
+/// Reconciles until the token is cancelled; then ends what is under way. All models are looked at
+/// whenever `placed` says that something was decided.
+pub async fn run(
+    controller: Controller<LocalModel>,
+    cx: Arc<Context>,
+    placed: impl futures::Stream<Item = ()> + Send + Sync + 'static,
+    shutdown: CancellationToken,
+) {
+    let controller = controller.reconcile_all_on(placed);
     let reconciles = controller.graceful_shutdown_on(shutdown.cancelled_owned()).run(reconcile, on_error, cx);
     reconciles
         .for_each(async |result| {

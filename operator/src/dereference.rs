@@ -57,7 +57,7 @@ pub enum DereferenceError {
 pub async fn dereference(client: &Client, object: &LocalModel) -> Result<References, DereferenceError> {
     let model = object.name_any();
     Ok(References {
-        pod: read(client, object, &build::pod_name(&model)).await?,
+        pod: read(client, object, &build::pod_name(&model, 0)).await?,
         service: read(client, object, &model).await?,
         service_account: read(client, object, &model).await?,
     })

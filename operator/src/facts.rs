@@ -26,7 +26,7 @@ const POLL: Duration = Duration::from_secs(1);
 const RECHECK: Duration = Duration::from_secs(60);
 
 /// What is known of one source.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Known {
     /// What it takes.
     pub facts: Option<Facts>,
@@ -56,7 +56,7 @@ pub struct Facts {
 }
 
 /// Why something is not known.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// Whether asking again changes nothing while the source stays as it is.
     pub is_refusal: bool,
@@ -210,7 +210,8 @@ fn to_source(weights: &Weights) -> ModelSource {
 }
 
 fn facts(answer: DescribeModelResponse) -> Result<Facts, Failure> {
-    let damaged = || Failure { is_refusal: false, message: "the agent's answer has a kind of layer without a name".into() };
+    let damaged =
+        || Failure { is_refusal: false, message: "the agent's answer has a kind of layer without a name".into() };
     let cache = answer.cache_layers.iter().map(layers).collect::<Option<Vec<_>>>().ok_or_else(damaged)?;
     let activations = answer.activations.map_or(Activations::Unplanned, |planned| Activations::Planned {
         fixed: Bytes(planned.fixed_bytes),
@@ -233,12 +234,9 @@ fn layers(message: &LayersMessage) -> Option<CacheLayers> {
     let layers = message.layers;
     Some(match message.kind? {
         Kind::Full(full) => CacheLayers::Full { layers, kv_heads: full.kv_heads, head_dim: full.head_dim },
-        Kind::Window(window) => CacheLayers::Window {
-            layers,
-            kv_heads: window.kv_heads,
-            head_dim: window.head_dim,
-            window: window.window,
-        },
+        Kind::Window(window) => {
+            CacheLayers::Window { layers, kv_heads: window.kv_heads, head_dim: window.head_dim, window: window.window }
+        }
         Kind::Latent(latent) => CacheLayers::Latent { layers, width: latent.width },
         Kind::State(state) => CacheLayers::State { layers, elements: state.elements },
     })

@@ -8,11 +8,14 @@
 mod config;
 pub mod controller;
 
+pub mod agents;
 pub mod apply;
+mod backoff;
 pub mod build;
 pub mod dereference;
+pub mod facts;
 pub mod observe;
-pub mod replace;
+pub mod placement;
 pub mod validate;
 
 mod events;

@@ -3,13 +3,14 @@
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, Service};
-use k8s_openapi::jiff::Timestamp;
-use kindling_api::{FETCH_CONTAINER, GRPC_PORT, RUNTIME_CONTAINER};
+use kindling_api::{GRPC_PORT, LocalModel, RUNTIME_CONTAINER};
 use kindling_proto::v1::GetModelInfoResponse;
 use kube::ResourceExt;
 
-use crate::apply::{Applied, PodFate};
-use crate::dereference::References;
+use crate::backoff::has_finished;
+use crate::dereference::{Existing, References};
+use crate::facts::Known;
+use crate::placement::Outcome;
 use crate::runtime_info::RuntimeInfo;
 
 /// What is the case now.
@@ -19,6 +20,10 @@ pub struct Observed {
     pub situation: Situation,
     /// What the runtime says, where it was asked and answered.
     pub info: Option<GetModelInfoResponse>,
+    /// What was decided about its memory in the last round; nothing before the first.
+    pub outcome: Option<Outcome>,
+    /// What is known of its weights.
+    pub known: Known,
     /// Name of the pod, where there is one.
     pub pod_name: Option<String>,
     /// Node of the pod.
@@ -34,21 +39,21 @@ pub struct Observed {
 pub enum Situation {
     /// No pod is wanted.
     ScaledToZero,
-    /// An earlier pod goes away first.
+    /// There is none: the outcome says why.
     #[default]
+    Unplaced,
+    /// An earlier pod goes away first.
     Replacing,
-    /// The pod ended for good and is replaced later.
-    BackingOff {
-        /// Why it ended.
-        message: String,
-        /// When it is replaced.
-        until: Timestamp,
-    },
     /// Not started yet.
     Pending,
-    /// No node takes it.
+    /// The node does not take it.
     Unschedulable {
         /// What the scheduler says.
+        message: String,
+    },
+    /// The pod ended for good and is replaced.
+    Ended {
+        /// Why.
         message: String,
     },
     /// An image can't be pulled.
@@ -59,16 +64,6 @@ pub enum Situation {
     /// A container can't be made as it is described.
     ConfigInvalid {
         /// What the kubelet says.
-        message: String,
-    },
-    /// The weights are on their way.
-    Fetching {
-        /// What the fetch container said when an earlier try ended.
-        last_failure: Option<String>,
-    },
-    /// The weights could not be brought.
-    FetchFailed {
-        /// What the fetch container says.
         message: String,
     },
     /// The runtime ended and is restarted later.
@@ -85,36 +80,48 @@ pub enum Situation {
     },
 }
 
+/// What was decided and is known about a model elsewhere.
+#[derive(Clone, Debug, Default)]
+pub struct Elsewhere {
+    /// About its memory.
+    pub outcome: Option<Outcome>,
+    /// About its weights.
+    pub known: Known,
+}
+
 /// Reads what is the case. The runtime is asked while it is not ready, and then until its facts are known.
-pub async fn observe(applied: Applied, runtime: &dyn RuntimeInfo, has_facts: bool) -> Observed {
-    let endpoint = applied.service.as_ref().and_then(endpoint);
-    let (pod, situation) = match applied.pod {
-        PodFate::Absent => (None, Situation::ScaledToZero),
-        PodFate::Leaving => (None, Situation::Replacing),
-        PodFate::BackingOff { pod, until } => {
-            let message = end_of(&pod);
-            (Some(pod), Situation::BackingOff { message, until })
-        }
-        PodFate::Present(pod) => {
-            let situation = situation(&pod);
-            (Some(pod), situation)
-        }
+pub async fn observe(
+    (object, references, service): (&LocalModel, &References, Option<&Service>),
+    elsewhere: Elsewhere,
+    runtime: &dyn RuntimeInfo,
+    has_facts: bool,
+) -> Observed {
+    let pod = references.pod.ours();
+    let situation = match (&references.pod, pod) {
+        (Existing::Leftover, _) => Situation::Replacing,
+        (_, Some(pod)) if pod.metadata.deletion_timestamp.is_some() => Situation::Replacing,
+        (_, Some(pod)) => situation(pod),
+        _ if object.spec.replicas == 0 => Situation::ScaledToZero,
+        _ => Situation::Unplaced,
     };
-    let address = pod.as_deref().and_then(pod_ip);
-    let info = match (&situation, address) {
+    let present = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none());
+    let info = match (&situation, present.and_then(pod_ip)) {
         (Situation::Started { is_ready }, Some(address)) if !(*is_ready && has_facts) => {
             runtime.model_info(address).await
         }
         _ => None,
     };
-    let spec = pod.as_ref().and_then(|pod| pod.spec.as_ref());
+    let spec = present.and_then(|pod| pod.spec.as_ref());
+    let Elsewhere { outcome, known } = elsewhere;
     Observed {
+        situation,
         info,
-        pod_name: pod.as_ref().map(|pod| pod.name_any()),
+        outcome,
+        known,
+        pod_name: present.map(ResourceExt::name_any),
         node: spec.and_then(|spec| spec.node_name.clone()),
         runtime_image: spec.and_then(|spec| spec.containers.first()?.image.clone()),
-        endpoint,
-        situation,
+        endpoint: service.and_then(endpoint),
     }
 }
 
@@ -128,21 +135,17 @@ pub fn is_serving(references: &References) -> bool {
 
 /// How far a pod is.
 pub fn situation(pod: &Pod) -> Situation {
+    if has_finished(pod) {
+        return Situation::Ended { message: end_of(pod) };
+    }
     if let Some(message) = unschedulable(pod) {
         return Situation::Unschedulable { message };
     }
-    let Some(status) = &pod.status else { return Situation::Pending };
-    let fetch = find(status.init_container_statuses.as_deref(), FETCH_CONTAINER);
-    let runtime = find(status.container_statuses.as_deref(), RUNTIME_CONTAINER);
-    for container in [fetch, runtime].into_iter().flatten() {
-        if let Some(situation) = cannot_start(container) {
-            return situation;
-        }
-    }
-    if let Some(situation) = fetch.and_then(fetch_situation) {
-        return situation;
-    }
-    runtime.map_or(Situation::Pending, runtime_situation)
+    let status = pod.status.as_ref();
+    let containers = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    let runtime = containers.iter().find(|container| container.name == RUNTIME_CONTAINER);
+    let Some(runtime) = runtime else { return Situation::Pending };
+    cannot_start(runtime).unwrap_or_else(|| runtime_situation(runtime))
 }
 
 /// The kubelet's reasons for a container that never started.
@@ -163,23 +166,6 @@ fn cannot_start(container: &ContainerStatus) -> Option<Situation> {
         }
         _ => None,
     }
-}
-
-/// `None` once the weights are there.
-fn fetch_situation(container: &ContainerStatus) -> Option<Situation> {
-    let state = container.state.as_ref()?;
-    if let Some(ended) = &state.terminated
-        && ended.exit_code == 0
-    {
-        return None;
-    }
-    if state.running.is_some() {
-        return Some(Situation::Fetching { last_failure: last_end(container) });
-    }
-    Some(match last_end(container) {
-        Some(message) => Situation::FetchFailed { message },
-        None => Situation::Pending,
-    })
 }
 
 fn runtime_situation(container: &ContainerStatus) -> Situation {
@@ -219,10 +205,6 @@ fn end_of(pod: &Pod) -> String {
     let status = pod.status.clone().unwrap_or_default();
     let reason = status.reason.or(status.phase).unwrap_or_else(|| "Failed".to_owned());
     status.message.map_or(reason.clone(), |message| format!("{reason}: {message}"))
-}
-
-fn find<'a>(containers: Option<&'a [ContainerStatus]>, name: &str) -> Option<&'a ContainerStatus> {
-    containers.unwrap_or_default().iter().find(|container| container.name == name)
 }
 
 fn pod_ip(pod: &Pod) -> Option<IpAddr> {

@@ -9,23 +9,21 @@ mod ledger;
 mod read;
 mod situation;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use kindling_api::LocalModel;
 use kindling_envelope::Footprint;
 use kindling_envelope::ledger::{Misfit, Verdict};
-use kube::runtime::reflector::ObjectRef;
-use kube::{Client, ResourceExt};
+use kube::Client;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::OperatorConfig;
 use crate::facts::{FactsCache, Known};
 
-pub use carry_out::PlacementError;
+pub use carry_out::{PlacementError, quantity};
 pub use ledger::{MODEL_COPY_SEPARATOR, PodTerms, pod_terms};
 pub use situation::{need, serving};
 
@@ -64,26 +62,38 @@ pub struct Room {
     pub held: u64,
 }
 
+/// What is said about models, by uid.
+#[derive(Debug, Default, PartialEq)]
+struct Said {
+    outcomes: BTreeMap<String, Outcome>,
+    known: BTreeMap<String, Known>,
+}
+
 /// Decides and carries out.
 pub struct Placement {
     client: Client,
     config: OperatorConfig,
     facts: Arc<FactsCache>,
     wake: Arc<Notify>,
-    outcomes: Mutex<BTreeMap<String, Outcome>>,
-    changed: mpsc::UnboundedSender<ObjectRef<LocalModel>>,
+    said: Mutex<Said>,
+    /// Uids of models that reconcile refuses, for reasons that are not in their spec.
+    refused: Mutex<BTreeSet<String>>,
+    /// By uid: not to be tried again before.
+    not_before: Mutex<BTreeMap<String, Timestamp>>,
+    changed: mpsc::UnboundedSender<()>,
 }
 
 impl Placement {
-    /// Sends every model whose outcome changed, so that its status is written.
+    /// Sends on `changed` when there is something new to be said about any model.
     pub fn new(
         client: Client,
         config: OperatorConfig,
         facts: Arc<FactsCache>,
         wake: Arc<Notify>,
-        changed: mpsc::UnboundedSender<ObjectRef<LocalModel>>,
+        changed: mpsc::UnboundedSender<()>,
     ) -> Self {
-        Self { client, config, facts, wake, outcomes: Mutex::default(), changed }
+        let (said, refused, not_before) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { client, config, facts, wake, said, refused, not_before, changed }
     }
 
     /// Something changed: look soon.
@@ -91,9 +101,19 @@ impl Placement {
         self.wake.notify_one();
     }
 
+    /// Whether reconcile refuses the model of this uid: it gets no memory then, and keeps what it has.
+    pub fn set_refused(&self, uid: &str, is_refused: bool) {
+        let mut refused = lock(&self.refused);
+        if is_refused {
+            refused.insert(uid.to_owned());
+        } else {
+            refused.remove(uid);
+        }
+    }
+
     /// What came out for a model, by its uid, in the last round.
     pub fn outcome(&self, uid: &str) -> Option<Outcome> {
-        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
+        lock(&self.said).outcomes.get(uid).cloned()
     }
 
     /// What is known of a model's weights.
@@ -127,7 +147,7 @@ impl Placement {
     pub async fn round(&self) -> Result<Duration, PlacementError> {
         let world = read::read(&self.client, &self.config).await?;
         let now = Timestamp::now();
-        let wished = situation::wishes(&world, &self.facts, &self.config, now);
+        let wished = self.wished(&world, now);
         let situation = situation::situation(&world, &wished, now);
         let plan = kindling_envelope::ledger::plan(&situation);
         for change in &plan.changes {
@@ -136,9 +156,27 @@ impl Placement {
         carry_out::write_ledgers(&self.client, &world, &plan).await?;
         carry_out::pods(&self.client, &self.config, &world, &wished, &plan).await?;
         self.ask_agents(&world, &wished, &plan.verdicts);
-        self.publish(&world, situation::outcomes(&situation, &wished, &plan));
+        self.publish(&wished, situation::outcomes(&situation, &wished, &plan));
         let soon = plan.look_again.map(|at| at.since(situation.now)).unwrap_or(AT_LEAST_EVERY);
         Ok(if plan.ledgers.is_empty() && plan.pods.is_empty() { soon.max(PAUSE) } else { PAUSE })
+    }
+
+    /// Every copy that is to have memory, with what only this process knows about it.
+    fn wished(&self, world: &read::World, now: Timestamp) -> Vec<situation::Wished> {
+        let mut wished = situation::wishes(world, &self.facts, &self.config, now);
+        let refused = lock(&self.refused);
+        let mut not_before = lock(&self.not_before);
+        not_before.retain(|_, until| *until > now);
+        for (uid, until) in situation::backoffs(world, now) {
+            not_before.insert(uid, until);
+        }
+        for wished in &mut wished {
+            if refused.contains(&wished.wish.model) {
+                (wished.wish.need, wished.model) = (None, None);
+            }
+            wished.wish.not_before = not_before.get(&wished.wish.model).map(|until| ledger::time(*until));
+        }
+        wished
     }
 
     /// Asks for what is missing: facts, and weights where they would fit.
@@ -166,27 +204,23 @@ impl Placement {
         }
     }
 
-    fn publish(&self, world: &read::World, outcomes: BTreeMap<String, Outcome>) {
-        let before = {
-            let mut current = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *current, outcomes.clone())
-        };
-        for model in &world.models {
-            let uid = model.uid().unwrap_or_default();
-            if before.get(&uid) != outcomes.get(&uid) || self.is_downloading(model) {
-                // Nobody listens any more while the operator ends.
-                let _ = self.changed.send(ObjectRef::from_obj(model));
-            }
+    /// Tells reconcile if there is anything new to be said about any model.
+    fn publish(&self, wished: &[situation::Wished], outcomes: BTreeMap<String, Outcome>) {
+        let known = wished
+            .iter()
+            .filter_map(|wished| Some((wished.wish.model.clone(), self.facts.known(wished.weights.as_ref()?))));
+        let said = Said { outcomes, known: known.collect() };
+        let mut before = lock(&self.said);
+        if *before != said {
+            *before = said;
+            // Nobody listens any more while the operator ends.
+            let _ = self.changed.send(());
         }
     }
+}
 
-    /// Whether there is progress to be told.
-    fn is_downloading(&self, model: &LocalModel) -> bool {
-        let status = model.status.as_ref();
-        status.and_then(|status| status.condition(kindling_api::ConditionType::Downloaded)).is_some_and(|condition| {
-            condition.status != "True"
-        })
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The misfits of a verdict that is a refusal.

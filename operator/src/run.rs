@@ -2,17 +2,24 @@
 
 use std::sync::Arc;
 
-use kindling_api::MANAGER;
+use futures::StreamExt as _;
+use kindling_api::{MANAGER, NodeEnvelope};
 use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::agents::GrpcAgents;
 use crate::config::OperatorConfig;
 use crate::controller::{self, Context};
+use crate::facts::FactsCache;
 use crate::http;
 use crate::lease::Election;
 use crate::metrics::Metrics;
+use crate::placement::Placement;
 use crate::runtime_info::GrpcRuntimeInfo;
 
 /// The operator ended otherwise than it was asked to.
@@ -132,8 +139,40 @@ async fn reconcile_all(client: Client, config: OperatorConfig, metrics: Arc<Metr
     metrics.count_models_of(store);
     let reporter = Reporter { controller: MANAGER.to_owned(), instance: Some(config.identity.clone()) };
     let recorder = Recorder::new(client.clone(), reporter);
-    let cx = Context { client, config, runtime: Arc::new(GrpcRuntimeInfo), recorder, metrics };
-    controller::run(controller, Arc::new(cx), stop).await;
+    let wake = Arc::new(Notify::new());
+    let agents = Arc::new(GrpcAgents::new(config.agent_token_file.clone()));
+    let facts = Arc::new(FactsCache::new(agents, Arc::clone(&wake)));
+    let (changed, placed) = mpsc::unbounded_channel();
+    let placement = Arc::new(Placement::new(client.clone(), config.clone(), facts, wake, changed));
+    let rounds = tokio::spawn({
+        let (placement, stop) = (Arc::clone(&placement), stop.clone());
+        async move { placement.run(stop).await }
+    });
+    let watching = tokio::spawn(wake_on_envelopes(client.clone(), Arc::clone(&placement), stop.clone()));
+    let cx = Context { client, config, placement, runtime: Arc::new(GrpcRuntimeInfo), recorder, metrics };
+    let reconciles = controller::run(controller, Arc::new(cx), UnboundedReceiverStream::new(placed), stop);
+    // A panic in one of them ends all: nobody would decide under a lease that is still held.
+    tokio::select! {
+        () = reconciles => {}
+        Err(panic) = rounds => std::panic::resume_unwind(panic.into_panic()),
+        Err(panic) = watching => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// What agents measure changes what may start.
+async fn wake_on_envelopes(client: Client, placement: Arc<Placement>, stop: CancellationToken) {
+    let api = kube::Api::<NodeEnvelope>::all(client);
+    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            event = events.next() => match event {
+                Some(Ok(_)) => placement.wake(),
+                Some(Err(error)) => tracing::warn!(%error, "watching NodeEnvelopes fails; are the CRD and the operator's role installed?"),
+                None => return,
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,15 +4,20 @@ mod conditions;
 
 use k8s_openapi::jiff::Timestamp;
 use kindling_api::{
-    Acceleration, ConditionType, LocalModel, LocalModelStatus, MANAGER, MemoryStatus, ModelFacts, Source,
+    Acceleration, ConditionType, DownloadStatus, EnvelopeStatus, LocalModel, LocalModelStatus, MANAGER, MeasuredTerms,
+    MemoryStatus, ModelFacts, PredictedTerms, Source,
 };
+use kindling_envelope::ledger::Verdict;
 use kindling_proto::v1::GetModelInfoResponse;
+use kindling_proto::v1::ensure_model_response::State as EnsureState;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Resource, ResourceExt};
 
 use crate::build;
 use crate::controller::Error;
+use crate::facts::Facts;
 use crate::observe::{Observed, Situation};
+use crate::placement::{misfits, quantity};
 
 /// What the status should be after a reconcile that ended in `outcome`.
 pub fn compute(object: &LocalModel, outcome: &Result<Observed, Error>, now: Timestamp) -> LocalModelStatus {
@@ -35,10 +40,17 @@ pub fn compute(object: &LocalModel, outcome: &Result<Observed, Error>, now: Time
 
 /// Whether the status holds the facts of the runtime that runs now.
 pub fn has_facts(object: &LocalModel) -> bool {
-    let Some(status) = &object.status else { return false };
-    status.observed_generation == object.metadata.generation
-        && status.model.is_some()
-        && object.has_condition(ConditionType::Loaded)
+    object
+        .status
+        .as_ref()
+        .is_some_and(|status| status.observed_generation == object.metadata.generation && has_facts_in(status))
+}
+
+/// Whether a status holds what only a loaded runtime can say.
+pub fn has_facts_in(status: &LocalModelStatus) -> bool {
+    let is_loaded = status.condition(ConditionType::Loaded).is_some_and(|loaded| loaded.status == "True");
+    let measured = status.envelope.as_ref().and_then(|envelope| envelope.measured);
+    is_loaded && status.model.is_some() && measured.is_some()
 }
 
 /// Writes the status where it differs from what the cluster holds.
@@ -69,16 +81,21 @@ fn facts(object: &LocalModel, observed: &Observed, old: LocalModelStatus) -> Loc
     let info = observed.info.as_ref();
     let is_started = matches!(observed.situation, Situation::Started { .. });
     let is_same_spec = old.observed_generation == object.metadata.generation;
+    let known = observed.known.facts.as_ref().map(known_facts);
+    let envelope = envelope(observed, old.envelope.filter(|_| is_same_spec && is_started));
     LocalModelStatus {
         observed_generation: object.metadata.generation,
         conditions: Vec::new(),
         source: Some(source_name(&object.spec.source)),
-        model: info.and_then(model_facts).or(old.model.filter(|_| is_same_spec)),
+        model: info.and_then(model_facts).or(known).or(old.model.filter(|_| is_same_spec)),
         acceleration: info.and_then(acceleration).or(old.acceleration.filter(|_| is_same_spec && is_started)),
-        memory: info.and_then(memory).or(old.memory.filter(|_| is_same_spec && is_started)),
-        context_length: info.and_then(context_length).or(old.context_length.filter(|_| is_same_spec && is_started)),
-        envelope: old.envelope.filter(|_| is_same_spec),
-        download: None,
+        memory: Some(memory(observed, &envelope)).filter(|memory| *memory != MemoryStatus::default()),
+        envelope: Some(envelope).filter(|envelope| *envelope != EnvelopeStatus::default()),
+        download: download(observed),
+        context_length: info
+            .and_then(context_length)
+            .or(old.context_length.filter(|_| is_same_spec && is_started))
+            .or(observed.outcome.as_ref().and_then(|outcome| u32::try_from(outcome.context?).ok())),
         node: observed.node.clone(),
         pod_name: observed.pod_name.clone(),
         runtime_image: observed.runtime_image.clone(),
@@ -86,6 +103,76 @@ fn facts(object: &LocalModel, observed: &Observed, old: LocalModelStatus) -> Loc
         replicas: u32::from(observed.pod_name.is_some()),
         label_selector: Some(build::label_selector(&object.name_any())),
     }
+}
+
+/// Predicted and measured, term by term, and what the node has.
+fn envelope(observed: &Observed, old: Option<EnvelopeStatus>) -> EnvelopeStatus {
+    let old = old.unwrap_or_default();
+    let measured = observed.info.as_ref().and_then(measured);
+    let Some(outcome) = &observed.outcome else { return EnvelopeStatus { measured: measured.or(old.measured), ..old } };
+    let room = outcome.room.as_ref();
+    let suggestions: Vec<String> = misfits(&outcome.verdict).iter().map(ToString::to_string).collect();
+    EnvelopeStatus {
+        predicted: outcome.footprint.map(|footprint| PredictedTerms {
+            weights_bytes: footprint.weights.0,
+            kv_cache_bytes: footprint.kv_cache.0,
+            activations_bytes: footprint.activations.0,
+            runtime_bytes: footprint.runtime.0,
+            load_transient_bytes: footprint.load_transient.0,
+            total_bytes: footprint.resident().0,
+        }),
+        measured: measured.or(old.measured),
+        node: room.map(|room| room.node.clone()),
+        node_total_bytes: room.map(|room| room.total),
+        node_system_bytes: room.map(|room| room.system),
+        node_held_bytes: room.map(|room| room.held),
+        suggestion: (!suggestions.is_empty()).then(|| suggestions.join("; ")),
+        is_overridden: matches!(outcome.verdict, Verdict::Overridden { .. }),
+    }
+}
+
+fn measured(info: &GetModelInfoResponse) -> Option<MeasuredTerms> {
+    let terms = info.memory.as_ref()?;
+    Some(MeasuredTerms {
+        weights_bytes: terms.weights_bytes,
+        kv_cache_bytes: terms.kv_cache_bytes,
+        activations_bytes: terms.activations_bytes,
+        total_bytes: terms.process_bytes,
+    })
+}
+
+/// For people.
+fn memory(observed: &Observed, envelope: &EnvelopeStatus) -> MemoryStatus {
+    let weights = observed.info.as_ref().map(|info| info.weight_bytes).filter(|bytes| *bytes > 0);
+    let weights = weights.or(observed.known.facts.as_ref().map(|facts| facts.stored_weight_bytes));
+    MemoryStatus {
+        total: envelope.predicted.map(|terms| quantity(terms.total_bytes)),
+        measured: envelope.measured.map(|terms| quantity(terms.total_bytes)),
+        weights: weights.map(quantity),
+    }
+}
+
+fn known_facts(facts: &Facts) -> ModelFacts {
+    ModelFacts {
+        architecture: facts.architecture.clone(),
+        parameters: facts.parameters,
+        quantization: facts.quantization.clone(),
+        weight_bytes: facts.stored_weight_bytes,
+    }
+}
+
+/// While weights are on their way to some node.
+fn download(observed: &Observed) -> Option<DownloadStatus> {
+    let place = observed.known.places.values().find(|place| place.state() == EnsureState::Downloading)?;
+    let total = (place.total_bytes > 0).then_some(place.total_bytes);
+    let rate = (place.bytes_per_second > 0).then_some(place.bytes_per_second);
+    let left = total.map(|total| total.saturating_sub(place.bytes));
+    Some(DownloadStatus {
+        bytes: place.bytes,
+        total_bytes: total,
+        bytes_per_second: rate,
+        remaining_seconds: left.zip(rate).map(|(left, rate)| left / rate),
+    })
 }
 
 fn source_name(source: &Source) -> String {
@@ -104,13 +191,6 @@ fn model_facts(info: &GetModelInfoResponse) -> Option<ModelFacts> {
 
 fn acceleration(info: &GetModelInfoResponse) -> Option<Acceleration> {
     (!info.device.is_empty()).then(|| Acceleration { device: info.device.clone(), kernels: info.kernels.clone() })
-}
-
-fn memory(info: &GetModelInfoResponse) -> Option<MemoryStatus> {
-    (info.weight_bytes > 0).then(|| MemoryStatus {
-        weights: Some(format!("{}Mi", info.weight_bytes.div_ceil(1 << 20))),
-        ..MemoryStatus::default()
-    })
 }
 
 fn context_length(info: &GetModelInfoResponse) -> Option<u32> {

@@ -214,7 +214,7 @@ fn validate_host_path(path: &str, allowed: &[PathBuf]) -> Result<Weights, Valida
 
 fn validate_names_free(model: &str, references: &References) -> Result<(), ValidateError> {
     if references.pod.is_foreign() {
-        return Err(ValidateError::NameTaken { kind: "Pod", name: crate::build::pod_name(model) });
+        return Err(ValidateError::NameTaken { kind: "Pod", name: crate::build::pod_name(model, 0) });
     }
     if references.service.is_foreign() {
         return Err(ValidateError::NameTaken { kind: "Service", name: model.to_owned() });

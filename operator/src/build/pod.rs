@@ -1,19 +1,25 @@
-//! The pod of a model: `fetch` brings the weights into the node's cache, `runtime` serves them.
+//! The pod of a copy of a model, on the node that holds its reservation. The weights are in the node's cache already.
 
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, ContainerPort, EmptyDirVolumeSource, GRPCAction, HTTPGetAction, HostPathVolumeSource, Pod,
-    PodSecurityContext, PodSpec, Probe, SeccompProfile, SecurityContext, Volume, VolumeMount,
+    Affinity, Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, GRPCAction,
+    HTTPGetAction, HostPathVolumeSource, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
+    ObjectFieldSelector, Pod, PodSecurityContext, PodSpec, Probe, ProjectedVolumeSource, ResourceRequirements,
+    SeccompProfile, SecurityContext, ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kindling_api::{
-    DIGEST_ANNOTATION, FETCH_CONTAINER, GRPC_PORT, GRPC_PORT_NAME, METRICS_PORT, METRICS_PORT_NAME, RUNTIME_CONTAINER,
+    AGENT_AUDIENCE, AGENT_PORT, DIGEST_ANNOTATION, GRPC_PORT, GRPC_PORT_NAME, METRICS_PORT, METRICS_PORT_NAME,
+    RUNTIME_CONTAINER, TERMS_ANNOTATION,
 };
+use kindling_envelope::Bytes;
+use kindling_envelope::ledger::Terms;
 use sha2::{Digest, Sha256};
 
 use crate::config::OperatorConfig;
+use crate::placement::PodTerms;
 use crate::validate::{PodInputs, ValidatedModel, Weights};
 
 /// Where the cache lies in the pod.
@@ -23,18 +29,42 @@ const MODEL: &str = "/model";
 /// User and group of every process of Kindling (the `nonroot` of distroless images).
 const USER: i64 = 65532;
 const TMP_LIMIT: &str = "64Mi";
+const TOKEN_VOLUME: &str = "agent-token";
+const TOKEN_FOLDER: &str = "/var/run/secrets/kindling";
+const TOKEN_FILE: &str = "token";
+/// Renewed by the kubelet well before.
+const TOKEN_SECONDS: i64 = 3600;
+/// Of the limit above what is granted: for page cache, which the kernel gives back by itself.
+const LIMIT_MARGIN: Bytes = Bytes::mib(64);
 
-/// The pod of a model.
-pub fn pod(model: &ValidatedModel, config: &OperatorConfig) -> Pod {
-    let mut metadata = super::object_meta(model, super::pod_name(&model.name));
-    metadata.annotations = Some([(DIGEST_ANNOTATION.to_owned(), pod_digest(&model.inputs))].into());
+/// What the ledger gave to a copy of a model.
+#[derive(Clone, Debug)]
+pub struct Allotment {
+    /// Where.
+    pub node: String,
+    /// Which copy.
+    pub copy: u32,
+    /// As they stand in the ledger.
+    pub terms: Terms,
+    /// Tokens of the KV cache that the terms were computed with.
+    pub kv_tokens: u64,
+}
+
+/// The pod of a copy of a model.
+pub fn pod(model: &ValidatedModel, allotment: &Allotment, config: &OperatorConfig) -> Pod {
+    let mut metadata = super::object_meta(model, super::pod_name(&model.name, allotment.copy));
+    let terms = serde_json::to_string(&pod_terms(allotment)).expect("plain data should serialise");
+    metadata.annotations = Some(
+        [(DIGEST_ANNOTATION.to_owned(), allotment.terms.fingerprint.clone()), (TERMS_ANNOTATION.to_owned(), terms)]
+            .into(),
+    );
     let inputs = &model.inputs;
     Pod {
         metadata,
         spec: Some(PodSpec {
-            init_containers: fetch(inputs, config).map(|container| vec![container]),
-            containers: vec![runtime(model, config)],
-            volumes: Some(vec![weights_volume(inputs, config), tmp_volume()]),
+            containers: vec![runtime(model, allotment, config)],
+            volumes: Some(vec![weights_volume(inputs, config), tmp_volume(), token_volume()]),
+            affinity: Some(on_node(&allotment.node)),
             node_selector: (!inputs.node_selector.is_empty()).then(|| inputs.node_selector.clone()),
             tolerations: (!inputs.tolerations.is_empty()).then(|| inputs.tolerations.clone()),
             runtime_class_name: inputs.runtime_class_name.clone(),
@@ -48,6 +78,33 @@ pub fn pod(model: &ValidatedModel, config: &OperatorConfig) -> Pod {
         }),
         status: None,
     }
+}
+
+fn pod_terms(allotment: &Allotment) -> PodTerms {
+    let Allotment { node, terms, .. } = allotment;
+    PodTerms {
+        node: node.clone(),
+        bytes: terms.bytes.0,
+        load_transient_bytes: terms.load_transient.0,
+        context_length: terms.context,
+        fingerprint: terms.fingerprint.clone(),
+        is_overridden: terms.overridden,
+    }
+}
+
+/// The scheduler still looks whether the node takes it.
+fn on_node(node: &str) -> Affinity {
+    let name = NodeSelectorRequirement {
+        key: "metadata.name".to_owned(),
+        operator: "In".to_owned(),
+        values: Some(vec![node.to_owned()]),
+    };
+    let term = NodeSelectorTerm { match_fields: Some(vec![name]), ..NodeSelectorTerm::default() };
+    let node_affinity = NodeAffinity {
+        required_during_scheduling_ignored_during_execution: Some(NodeSelector { node_selector_terms: vec![term] }),
+        ..NodeAffinity::default()
+    };
+    Affinity { node_affinity: Some(node_affinity), ..Affinity::default() }
 }
 
 /// Digest of everything from the spec that a pod is made from. The image is not in it: a new operator restarts no
@@ -83,17 +140,7 @@ fn cache_folder(weights: &Weights) -> PathBuf {
     }
 }
 
-fn fetch(inputs: &PodInputs, config: &OperatorConfig) -> Option<Container> {
-    let Weights::Hub { repo, revision, files } = &inputs.weights else { return None };
-    let mut args = to_args(&["pull", "--cache", CACHE, "--hf-repo", repo, "--revision", revision]);
-    args.extend(files.iter().flat_map(|file| to_args(&["--file", file])));
-    Some(Container {
-        volume_mounts: Some(vec![mount("weights", CACHE), mount("tmp", "/tmp")]),
-        ..container(FETCH_CONTAINER, args, config)
-    })
-}
-
-fn runtime(model: &ValidatedModel, config: &OperatorConfig) -> Container {
+fn runtime(model: &ValidatedModel, allotment: &Allotment, config: &OperatorConfig) -> Container {
     let weights = &model.inputs.weights;
     let in_pod = match weights {
         Weights::Hub { .. } => Path::new(CACHE).join(cache_folder(weights)),
@@ -121,23 +168,61 @@ fn runtime(model: &ValidatedModel, config: &OperatorConfig) -> Container {
             failure_threshold: Some(3),
             ..Probe::default()
         }),
-        resources: config.runtime_resources.clone(),
-        volume_mounts: Some(vec![weights_mount, mount("tmp", "/tmp")]),
-        ..container(RUNTIME_CONTAINER, runtime_args(model, config), config)
+        env: Some(agent_environment()),
+        resources: Some(resources(&allotment.terms, config)),
+        volume_mounts: Some(vec![
+            weights_mount,
+            mount("tmp", "/tmp"),
+            VolumeMount { read_only: Some(true), ..mount(TOKEN_VOLUME, TOKEN_FOLDER) },
+        ]),
+        ..container(RUNTIME_CONTAINER, runtime_args(model, allotment, config), config)
     }
 }
 
-fn runtime_args(model: &ValidatedModel, config: &OperatorConfig) -> Vec<String> {
+/// The whole envelope is requested, so that Kubernetes' own scheduler and `kubectl describe node` see it. The limit is
+/// above what the model may take: it ends a process that went astray, the budget ends nothing.
+fn resources(terms: &Terms, config: &OperatorConfig) -> ResourceRequirements {
+    let (request, limit) = (terms.bytes, terms.bytes + terms.load_transient + LIMIT_MARGIN.max(terms.bytes.percent(5)));
+    let quantity = |bytes: Bytes| ("memory".to_owned(), Quantity(bytes.0.to_string()));
+    let mut resources = config.runtime_resources.clone().unwrap_or_default();
+    resources.requests.get_or_insert_default().extend([quantity(request)]);
+    resources.limits.get_or_insert_default().extend([quantity(limit)]);
+    resources
+}
+
+/// The agent is on the node's own address; its port is the same everywhere.
+fn agent_environment() -> Vec<EnvVar> {
+    let field = |path: &str| EnvVarSource {
+        field_ref: Some(ObjectFieldSelector { field_path: path.to_owned(), ..ObjectFieldSelector::default() }),
+        ..EnvVarSource::default()
+    };
+    vec![
+        EnvVar { name: "HOST_IP".to_owned(), value_from: Some(field("status.hostIP")), ..EnvVar::default() },
+        EnvVar {
+            name: "KINDLING_AGENT".to_owned(),
+            value: Some(format!("$(HOST_IP):{AGENT_PORT}")),
+            ..EnvVar::default()
+        },
+        EnvVar {
+            name: "KINDLING_AGENT_TOKEN_FILE".to_owned(),
+            value: Some(format!("{TOKEN_FOLDER}/{TOKEN_FILE}")),
+            ..EnvVar::default()
+        },
+    ]
+}
+
+fn runtime_args(model: &ValidatedModel, allotment: &Allotment, config: &OperatorConfig) -> Vec<String> {
     let serving = &model.inputs.serving;
     let path = model_path(&model.inputs.weights).display().to_string();
     let mut args = to_args(&["runtime", "--model-path", &path, "--served-model-name", &model.name]);
     args.extend(to_args(&["--listen", &format!("0.0.0.0:{GRPC_PORT}")]));
     args.extend(to_args(&["--metrics-listen", &format!("0.0.0.0:{METRICS_PORT}")]));
     let options = [
-        ("--context-length", serving.context_length),
-        ("--max-concurrency", Some(serving.max_concurrency)),
-        ("--kv-tokens", serving.kv_cache.tokens),
-        ("--max-batched-tokens", serving.max_batched_tokens),
+        ("--memory-budget", Some(allotment.terms.bytes.0)),
+        ("--context-length", Some(allotment.terms.context)),
+        ("--max-concurrency", Some(u64::from(serving.max_concurrency))),
+        ("--kv-tokens", Some(allotment.kv_tokens)),
+        ("--max-batched-tokens", serving.max_batched_tokens.map(u64::from)),
     ];
     for (flag, value) in options {
         args.extend(value.into_iter().flat_map(|value| to_args(&[flag, &value.to_string()])));
@@ -148,7 +233,6 @@ fn runtime_args(model: &ValidatedModel, config: &OperatorConfig) -> Vec<String> 
     args
 }
 
-/// What both containers have alike.
 fn container(name: &str, args: Vec<String>, config: &OperatorConfig) -> Container {
     Container {
         name: name.to_owned(),
@@ -196,6 +280,21 @@ fn weights_volume(inputs: &PodInputs, config: &OperatorConfig) -> Volume {
     Volume {
         name: "weights".to_owned(),
         host_path: Some(HostPathVolumeSource { path: path.display().to_string(), type_: Some(kind.to_owned()) }),
+        ..Volume::default()
+    }
+}
+
+/// A token that only the node's agent takes: the pod's account may do nothing in the cluster.
+fn token_volume() -> Volume {
+    let token = ServiceAccountTokenProjection {
+        audience: Some(AGENT_AUDIENCE.to_owned()),
+        expiration_seconds: Some(TOKEN_SECONDS),
+        path: TOKEN_FILE.to_owned(),
+    };
+    let source = VolumeProjection { service_account_token: Some(token), ..VolumeProjection::default() };
+    Volume {
+        name: TOKEN_VOLUME.to_owned(),
+        projected: Some(ProjectedVolumeSource { sources: Some(vec![source]), ..ProjectedVolumeSource::default() }),
         ..Volume::default()
     }
 }

@@ -1,7 +1,7 @@
 //! Reservations as the planner knows them and as they are written. Pure.
 
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time as KubeTime;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime as KubeTime;
 use k8s_openapi::jiff::Timestamp;
 use kindling_api::{Reservation as Written, ReservationState, TERMS_ANNOTATION};
 use kindling_envelope::Bytes;

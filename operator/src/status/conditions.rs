@@ -1,10 +1,12 @@
-//! The conditions: a table from what is the case to four verdicts, merged with what stood before.
+//! The conditions: a table from what is the case to five verdicts, merged with what stood before.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kindling_api::{ConditionStatus, ConditionType, LocalModel};
-use kindling_proto::v1::GetModelInfoResponse;
+use kindling_envelope::ledger::{Unusable, Verdict as Placed};
+use kindling_proto::v1::ensure_model_response::State as EnsureState;
 use kindling_proto::v1::get_model_info_response::State;
+use kindling_proto::v1::{EnsureModelResponse, GetModelInfoResponse};
 
 use crate::controller::Error;
 use crate::observe::{Observed, Situation};
@@ -24,40 +26,113 @@ pub struct Verdict {
     message: String,
 }
 
-/// Of a model whose spec is accepted.
+/// Of a model whose spec is accepted: from its source to its readiness.
 pub fn of_observed(object: &LocalModel, observed: &Observed) -> Vec<Verdict> {
-    let resolved = Verdict::holds(ConditionType::Resolved, Reason::Accepted, "the spec is valid");
-    let mut verdicts = vec![resolved];
-    match &observed.situation {
-        Situation::Started { is_ready } => {
-            verdicts.push(downloaded(object));
-            verdicts.extend(of_started(*is_ready, observed.info.as_ref()));
-        }
+    let (resolved, downloaded, admitted) = (resolved(observed), downloaded(object, observed), admitted(observed));
+    let before = [&resolved, &downloaded, &admitted];
+    let obstacle = before.into_iter().find(|verdict| verdict.status == ConditionStatus::False).cloned();
+    let [loaded, ready] = match (&observed.situation, obstacle) {
+        (Situation::Unplaced, Some(obstacle)) => [
+            Verdict::fails(ConditionType::Loaded, Reason::Waiting, "the weights and the memory come first"),
+            Verdict::fails(ConditionType::Ready, obstacle.reason, &obstacle.message),
+        ],
+        (situation, _) => of_pod(situation, observed),
+    };
+    vec![resolved, downloaded, admitted, loaded, ready]
+}
+
+fn of_pod(situation: &Situation, observed: &Observed) -> [Verdict; 2] {
+    match situation {
+        Situation::Started { is_ready } => of_started(*is_ready, observed.info.as_ref()),
         Situation::Crashed { message, restarts } => {
             let message = format!("the runtime ended {}: {message}", times(*restarts));
-            verdicts.push(downloaded(object));
-            verdicts.extend(fails(ConditionType::Loaded, Reason::CrashLoop, &message));
-        }
-        Situation::Fetching { last_failure } => {
-            let message = match last_failure {
-                Some(words) => format!("the fetch container tries again; the last try ended: {words}"),
-                None => "the fetch container brings the weights into the node's cache".to_owned(),
-            };
-            verdicts.push(not_loaded_yet());
-            verdicts.extend(fails(ConditionType::Downloaded, Reason::Downloading, &message));
-        }
-        Situation::FetchFailed { message } => {
-            let message = format!("{message}{}", cache_hint(message));
-            verdicts.push(not_loaded_yet());
-            verdicts.extend(fails(ConditionType::Downloaded, Reason::DownloadFailed, &message));
+            fails(ConditionType::Loaded, Reason::CrashLoop, &message)
         }
         before_start => {
             let (reason, message) = of_waiting_pod(before_start);
-            verdicts.push(Verdict::fails(ConditionType::Loaded, reason, &message));
-            verdicts.push(Verdict::fails(ConditionType::Ready, reason, &message));
+            fails(ConditionType::Loaded, reason, &message)
         }
     }
-    verdicts
+}
+
+/// Whether the source is there and can be run.
+fn resolved(observed: &Observed) -> Verdict {
+    let fails = |reason, message: &str| Verdict::fails(ConditionType::Resolved, reason, message);
+    match (&observed.known.facts, &observed.known.failure) {
+        (Some(facts), _) if !facts.not_runnable.is_empty() => {
+            fails(Reason::NotRunnable, &format!("this version can't run it: {}", facts.not_runnable))
+        }
+        (None, Some(failure)) if failure.is_refusal => fails(Reason::SourceNotFound, &failure.message),
+        _ => Verdict::holds(ConditionType::Resolved, Reason::Accepted, "the spec is valid"),
+    }
+}
+
+fn downloaded(object: &LocalModel, observed: &Observed) -> Verdict {
+    let outcome = observed.outcome.as_ref();
+    let waits_on = match outcome.map(|outcome| &outcome.verdict) {
+        Some(Placed::WaitingForWeights { nodes }) => nodes.first().map(String::as_str),
+        _ => None,
+    };
+    let node = observed.node.as_deref().or_else(|| outcome?.node.as_deref()).or(waits_on);
+    let place = node.and_then(|node| observed.known.places.get(node));
+    let fails = |reason, message: &str| Verdict::fails(ConditionType::Downloaded, reason, message);
+    match place.map(|place| (place.state(), place)) {
+        Some((EnsureState::Queued, _)) => fails(Reason::Downloading, "another download of the node comes first"),
+        Some((EnsureState::Downloading, place)) => fails(Reason::Downloading, &download_progress(place)),
+        Some((EnsureState::Failed, place)) if observed.pod_name.is_none() => {
+            fails(Reason::DownloadFailed, &place.message)
+        }
+        Some(_) => on_node(object),
+        // An operator that was restarted has not asked yet; a pod is made only where the weights are.
+        None if observed.pod_name.is_some() => on_node(object),
+        None if waits_on.is_some() => fails(Reason::Waiting, "the node's agent is being asked"),
+        None => Verdict::unknown(ConditionType::Downloaded),
+    }
+}
+
+/// Whether memory is reserved, and if not, why.
+fn admitted(observed: &Observed) -> Verdict {
+    let condition = ConditionType::MemoryAdmitted;
+    let Some(outcome) = &observed.outcome else { return Verdict::unknown(condition) };
+    let words = outcome.verdict.to_string();
+    let holds = |reason| Verdict::holds(condition, reason, &words);
+    let fails = |reason| Verdict::fails(condition, reason, &words);
+    match &outcome.verdict {
+        Placed::Admitted { .. } => holds(Reason::Reserved),
+        Placed::Overridden { .. } => holds(Reason::Overridden),
+        Placed::NodeLost { .. } => fails(Reason::NodeLost),
+        Placed::ChangeRefused { .. } => fails(Reason::ChangeDoesNotFit),
+        Placed::Refused { .. } => fails(Reason::DoesNotFit),
+        Placed::WaitingForMemory { .. } => fails(Reason::WaitingForMemory),
+        Placed::WaitingForRelease { .. } => fails(Reason::WaitingForRelease),
+        Placed::SwapDeferred { .. } => fails(Reason::SwapDeferred),
+        Placed::WaitingForWeights { .. } => {
+            let message = "it would fit; memory is reserved once the weights are on the node";
+            Verdict { message: message.to_owned(), ..Verdict::unknown(condition) }
+        }
+        Placed::NoUsableNode { nodes } if nodes.iter().all(|(_, why)| *why == Unusable::NoAgent) => {
+            fails(Reason::NoAgent)
+        }
+        Placed::NoUsableNode { .. } => fails(Reason::NoUsableNode),
+        Placed::NoNode => fails(Reason::NoNode),
+        Placed::BackingOff { .. } => fails(Reason::RestartBackoff),
+        Placed::Idle => fails(Reason::Idle),
+        Placed::Suspended => fails(Reason::Suspended),
+        Placed::FactsUnknown => {
+            let why = observed.known.failure.as_ref().map_or(
+                "what it takes is not known yet: no node's agent has been asked, or none has answered",
+                |failure| failure.message.as_str(),
+            );
+            Verdict::fails(condition, Reason::FactsUnknown, why)
+        }
+    }
+}
+
+fn download_progress(place: &EnsureModelResponse) -> String {
+    let EnsureModelResponse { bytes, total_bytes, bytes_per_second, .. } = place;
+    let of = if *total_bytes > 0 { format!(" of {}", total_bytes.div_ceil(MIB)) } else { String::new() };
+    let rate = if *bytes_per_second > 0 { format!(", {} MiB/s", bytes_per_second / MIB) } else { String::new() };
+    format!("{}{of} MiB{rate}", bytes / MIB)
 }
 
 /// Of a model whose spec is refused. Nothing that runs is touched: a pod of an earlier spec that serves goes on
@@ -101,6 +176,11 @@ fn of_started(is_ready: bool, info: Option<&GetModelInfoResponse>) -> [Verdict; 
             loaded(),
             not_ready(Reason::AwaitingReadiness, "the model is loaded; waiting for the pod's readiness probe"),
         ],
+        Some(State::Loading) if info.is_some_and(|info| !info.waiting_for.is_empty()) => fails(
+            ConditionType::Loaded,
+            Reason::WaitingForGrant,
+            &info.map(|i| i.waiting_for.clone()).unwrap_or_default(),
+        ),
         Some(State::Loading | State::Unspecified) => {
             fails(ConditionType::Loaded, Reason::Loading, &info.map(progress).unwrap_or_default())
         }
@@ -112,9 +192,7 @@ fn of_waiting_pod(situation: &Situation) -> (Reason, String) {
     let advice = |message: &str, advice: &str| format!("{message}; {advice}");
     match situation {
         Situation::ScaledToZero => (Reason::ScaledToZero, "set spec.replicas to 1 to load the model".to_owned()),
-        Situation::BackingOff { message, until } => {
-            (Reason::RestartBackoff, format!("the pod ended ({message}) and is replaced at {until:.0}"))
-        }
+        Situation::Ended { message } => (Reason::RestartBackoff, format!("the pod ended ({message}) and is replaced")),
         Situation::Pending => {
             (Reason::PodPending, "the pod waits for its node; kubectl describe pod shows what for".to_owned())
         }
@@ -125,11 +203,12 @@ fn of_waiting_pod(situation: &Situation) -> (Reason, String) {
             (Reason::ImagePullFailed, advice(message, "check the chart's image values and the node's registry access"))
         }
         Situation::ConfigInvalid { message } => (Reason::ContainerConfigInvalid, message.clone()),
+        Situation::Unplaced => (Reason::PodPending, "the pod is about to be made".to_owned()),
         _ => (Reason::ReplacingPod, "the previous pod must be gone before the next one starts".to_owned()),
     }
 }
 
-fn downloaded(object: &LocalModel) -> Verdict {
+fn on_node(object: &LocalModel) -> Verdict {
     if object.spec.source.host_path.is_some() {
         Verdict::holds(ConditionType::Downloaded, Reason::OnNode, "the weights are read from the node")
     } else {
@@ -141,10 +220,6 @@ fn serving() -> Verdict {
     Verdict::holds(ConditionType::Ready, Reason::Serving, "requests are answered")
 }
 
-fn not_loaded_yet() -> Verdict {
-    Verdict::fails(ConditionType::Loaded, Reason::Waiting, "the weights come first")
-}
-
 fn progress(info: &GetModelInfoResponse) -> String {
     if info.total_bytes == 0 {
         return "the runtime reads the model's files".to_owned();
@@ -154,15 +229,6 @@ fn progress(info: &GetModelInfoResponse) -> String {
 
 fn times(restarts: i32) -> String {
     if restarts == 0 { "and is started again".to_owned() } else { format!("and was restarted {restarts} times") }
-}
-
-/// The folder that the kubelet makes belongs to root; the fetch container does not run as root.
-fn cache_hint(message: &str) -> &'static str {
-    if message.to_ascii_lowercase().contains("permission denied") {
-        "; give the cache folder on the node to user 65532: install -d -o 65532 -g 65532 FOLDER"
-    } else {
-        ""
-    }
 }
 
 /// The condition does not hold, and therefore the model is not ready.

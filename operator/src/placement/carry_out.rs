@@ -1,0 +1,168 @@
+//! Writes what was planned: ledgers by replace, then pods.
+
+use std::error::Error as _;
+
+use k8s_openapi::api::core::v1::Pod;
+use kindling_api::{MANAGER, NodeEnvelope};
+use kindling_envelope::Bytes;
+use kindling_envelope::ledger::{Plan, PodStep, Reservation, State};
+use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use kube::{Client, ResourceExt};
+
+use super::ledger::{split_key, to_written};
+use super::read::World;
+use super::situation::Wished;
+use crate::build::{Allotment, pod, pod_name};
+use crate::config::OperatorConfig;
+
+/// A round could not be finished.
+#[derive(Debug, thiserror::Error)]
+pub enum PlacementError {
+    /// Something could not be read.
+    #[error("reading {kind}")]
+    Read {
+        /// What.
+        kind: &'static str,
+        /// Why.
+        #[source]
+        source: kube::Error,
+    },
+    /// A ledger could not be written. A conflict is no harm: somebody else wrote, and the next round reads it.
+    #[error("writing the ledger of {node}")]
+    Ledger {
+        /// Whose.
+        node: String,
+        /// Why.
+        #[source]
+        source: kube::Error,
+    },
+    /// A pod could not be made or deleted.
+    #[error("{action} pod {name}")]
+    Pod {
+        /// What was tried.
+        action: &'static str,
+        /// Which.
+        name: String,
+        /// Why.
+        #[source]
+        source: kube::Error,
+    },
+}
+
+impl PlacementError {
+    /// The error and what caused it, in one line.
+    pub fn with_sources(&self) -> String {
+        match self.source() {
+            Some(source) => format!("{self}: {source}"),
+            None => self.to_string(),
+        }
+    }
+}
+
+/// Replaces every ledger that changes, on the condition that it is as it was read.
+pub async fn write_ledgers(client: &Client, world: &World, plan: &Plan) -> Result<(), PlacementError> {
+    let api = Api::<NodeEnvelope>::all(client.clone());
+    for (node, reservations) in &plan.ledgers {
+        let Some(read) = world.envelopes.iter().find(|envelope| envelope.name_any() == *node) else { continue };
+        let mut envelope = read.clone();
+        envelope.spec.reservations =
+            reservations.iter().map(|planned| to_written(planned, may_leave(world, planned))).collect();
+        let sum: Bytes = reservations.iter().map(|planned| planned.terms.bytes).sum();
+        envelope.spec.reserved = Some(quantity(sum.0));
+        // The status is the agent's; a replace of the object leaves it alone.
+        let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+        let written = api.replace(node, &params, &envelope).await;
+        written.map_err(|source| PlacementError::Ledger { node: node.clone(), source })?;
+    }
+    Ok(())
+}
+
+/// Bytes as people read them in Kubernetes.
+pub fn quantity(bytes: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    if bytes >= 10 * 1024 * MIB {
+        format!("{:.1}Gi", bytes as f64 / (1024 * MIB) as f64)
+    } else {
+        format!("{}Mi", bytes.div_ceil(MIB))
+    }
+}
+
+fn may_leave(world: &World, planned: &Reservation) -> bool {
+    let (uid, _) = split_key(&planned.key);
+    let model = world.models.iter().find(|model| model.uid().as_deref() == Some(uid));
+    model.is_none_or(|model| model.spec.lifecycle.activation != kindling_api::Activation::Always)
+}
+
+/// Makes and deletes pods.
+pub async fn pods(
+    client: &Client,
+    config: &OperatorConfig,
+    world: &World,
+    wished: &[Wished],
+    plan: &Plan,
+) -> Result<(), PlacementError> {
+    for step in &plan.pods {
+        match step {
+            PodStep::Delete { node, key } => delete(client, world, node, key).await?,
+            PodStep::Make { node, key } => {
+                let wished = wished.iter().find(|wished| wished.wish.key == *key);
+                let held = world.envelopes.iter().find(|envelope| envelope.name_any() == *node).and_then(|envelope| {
+                    let mut planned = envelope.spec.reservations.iter().map(super::ledger::to_planned);
+                    planned.find(|held| held.key == *key && held.state == State::Pending)
+                });
+                if let (Some(wished), Some(held)) = (wished, held) {
+                    make(client, config, wished, &held, node).await?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn make(
+    client: &Client,
+    config: &OperatorConfig,
+    wished: &Wished,
+    held: &Reservation,
+    node: &str,
+) -> Result<(), PlacementError> {
+    let (Some(model), Some(need)) = (&wished.model, &wished.wish.need) else { return Ok(()) };
+    let allotment = Allotment {
+        node: node.to_owned(),
+        copy: split_key(&held.key).1,
+        terms: held.terms.clone(),
+        kv_tokens: kindling_envelope::Serving { context: held.terms.context, ..need.serving }.pool_tokens(),
+    };
+    let built = pod(model, &allotment, config);
+    let name = built.name_any();
+    let api = Api::<Pod>::namespaced(client.clone(), &model.namespace);
+    let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+    match api.create(&params, &built).await {
+        Ok(_) => Ok(()),
+        // Somebody else's, which reconcile says; or ours of a round that died, which the next round reads.
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Err(source) => Err(PlacementError::Pod { action: "creating", name, source }),
+    }
+}
+
+async fn delete(client: &Client, world: &World, node: &str, key: &str) -> Result<(), PlacementError> {
+    let (uid, copy) = split_key(key);
+    let is_its = |pod: &&Pod| {
+        let owner = pod.owner_references().iter().find(|owner| owner.kind == "LocalModel");
+        let model = owner.filter(|owner| owner.uid == uid).map(|owner| owner.name.as_str());
+        model.is_some_and(|model| pod.name_any() == pod_name(model, copy))
+    };
+    let Some(pod) = world.pods.iter().find(is_its) else {
+        tracing::debug!(node, key, "the pod to be deleted is gone");
+        return Ok(());
+    };
+    let name = pod.name_any();
+    let api = Api::<Pod>::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    let preconditions = Preconditions { uid: pod.uid(), resource_version: None };
+    let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    match api.delete(&name, &params).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        Err(source) => Err(PlacementError::Pod { action: "deleting", name, source }),
+    }
+}
