@@ -39,10 +39,15 @@ pub(super) fn finish(draft: &mut Draft<'_>) {
     }
 }
 
-/// What of a node's ledger is promised and not allocated.
-pub(super) fn unallocated(ledger: &[Reservation]) -> Bytes {
-    let coming = ledger.iter().filter(|held| matches!(held.state, State::Pending | State::Loading));
-    coming.map(|held| held.terms.bytes + held.terms.load_transient).sum()
+/// What of a node's ledger the measurement does not show yet: what is promised, what loads, and what was found to serve
+/// only afterwards.
+pub(super) fn unallocated(ledger: &[Reservation], measured: Measured) -> Bytes {
+    let is_coming = |held: &&Reservation| match held.state {
+        State::Pending | State::Loading => true,
+        State::Resident => held.since >= measured.at,
+        State::Releasing => false,
+    };
+    ledger.iter().filter(is_coming).map(|held| held.terms.bytes + held.terms.load_transient).sum()
 }
 
 /// Whether the memory of those that are gone is back, by a measurement that is younger than all of their ends.
@@ -55,7 +60,7 @@ fn is_back(draft: &Draft<'_>, node: &str, gone: &[Reservation]) -> Option<Releas
     }
     let rest = node_with(facts, ledger.iter().filter(|held| held.gone_at.is_none()), |_| false);
     let promised = rest.total.saturating_sub(rest.system() + rest.held());
-    let needed = promised + rest.floor() + unallocated(ledger);
+    let needed = promised + rest.floor() + unallocated(ledger, measured);
     (measured.available >= needed).then_some(Release::NothingMissing)
 }
 
@@ -84,7 +89,8 @@ pub(super) fn finish_for(draft: &mut Draft<'_>, node: &str, next: &Terms) -> boo
         draft.ledgers[node].iter().filter(|held| held.state == State::Releasing).cloned().collect();
     let last = leaving.iter().map(|held| held.gone_at).max().flatten();
     let all_gone = leaving.iter().all(|held| held.gone_at.is_some());
-    let promised = unallocated(&draft.ledgers[node]);
+    let Some(measured) = draft.nodes.get(node).and_then(|facts| facts.measured) else { return false };
+    let promised = unallocated(&draft.ledgers[node], measured);
     if !all_gone || last.is_none() || !draft.is_really_there(node, next, promised, last) {
         return false;
     }
