@@ -103,6 +103,8 @@ pub enum Step {
     Release(Leaving),
     /// Its pod is gone; its memory is awaited.
     AwaitMemory,
+    /// Its memory is not back, but what comes next has its room without it: it keeps no more than the rest of the node.
+    Yield,
     /// It ends.
     Drop(Release),
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::Bytes;
+
 use super::{
     Change, Leaving, NodeFacts, Plan, Pod, PodStep, Release, Reservation, Situation, State, Step, Time, Verdict, Wish,
 };
@@ -93,6 +95,15 @@ impl<'a> Draft<'a> {
         let Some(index) = ledger.iter().position(|reservation| reservation.key == key) else { return };
         let dropped = ledger.remove(index);
         self.note(node, &dropped, Step::Drop(how));
+    }
+
+    /// What leaves counts for less from now on; what it held is kept to be measured.
+    pub fn shrink(&mut self, node: &str, key: &str, bytes: Bytes) {
+        let Some(held) = self.find(node, key) else { return };
+        held.measured = held.measured.or(Some(held.terms.bytes));
+        (held.terms.bytes, held.terms.load_transient) = (bytes, Bytes(0));
+        let noted = held.clone();
+        self.note(node, &noted, Step::Yield);
     }
 
     /// Begins a release; what never had a pod holds nothing and ends at once.

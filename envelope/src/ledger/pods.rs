@@ -6,7 +6,10 @@ use crate::Bytes;
 
 use super::draft::Draft;
 use super::queue::unusable;
-use super::{NodeFacts, PodPhase, PodStep, Reservation, State};
+use super::{NodeFacts, PodPhase, PodStep, Reservation, State, release};
+
+/// The agent publishes a change of so much: its last measurement may be off by it, and the agent itself decides.
+const UNPUBLISHED: Bytes = Bytes::mib(256);
 
 /// The steps of all nodes: first what goes, then what comes.
 pub(super) fn steps(draft: &mut Draft<'_>) -> Vec<PodStep> {
@@ -47,10 +50,12 @@ fn next_to_load(draft: &Draft<'_>, node: &str, facts: &NodeFacts) -> Option<Stri
         })
         .collect();
     next.sort_by_key(|read| (Reverse(read.priority), read.made_at, read.key.as_str()));
-    let may_start = |read: &&&Reservation| {
-        // What was let in although it does not fit is the agent's to judge alone.
-        let is_overridden = read.terms.overridden && facts.measured.is_some();
-        is_overridden || draft.is_really_there(node, &read.terms, Bytes(0), None)
-    };
-    next.iter().find(may_start).map(|read| read.key.clone())
+    let measured = facts.measured?;
+    let residents: Vec<Reservation> =
+        draft.ledgers[node].iter().filter(|held| held.state == State::Resident).cloned().collect();
+    let unseen = release::unallocated(&residents, measured);
+    let is_there =
+        |read: &Reservation| draft.missing(node, &read.terms, unseen).is_some_and(|bytes| bytes <= UNPUBLISHED);
+    // What was let in although it does not fit is the agent's to judge alone.
+    next.into_iter().find(|read| read.terms.overridden || is_there(read)).map(|read| read.key.clone())
 }

@@ -70,6 +70,9 @@ fn seek<'a>(draft: &mut Draft<'a>, claims: &mut Vec<Claim<'a>>, wish: &'a Wish, 
         search.keep_room();
         return search.awaits_own_release();
     }
+    if let Some(last) = search.last_place() {
+        return search.returns_to(last);
+    }
     search.take().or_else(|| search.await_release()).or_else(|| search.unload()).unwrap_or_else(|| search.wait())
 }
 
@@ -144,7 +147,7 @@ impl<'a> Search<'_, 'a> {
     /// Room that comes when those are gone that leave already.
     fn await_release(&mut self) -> Option<Verdict> {
         let node = self.best(|held| held.state != State::Releasing)?;
-        if release::finish_for(self.draft, node, &self.terms) {
+        if release::yield_to(self.draft, node, &self.terms) {
             return Some(self.reserve(node));
         }
         self.claim(node);
@@ -181,6 +184,24 @@ impl<'a> Search<'_, 'a> {
         self.draft.look_again_at(until);
         let who = holders(who.iter());
         Verdict::SwapDeferred { node: node.to_owned(), until, who }
+    }
+
+    /// Where it still had a place when the ledgers were read.
+    fn last_place(&self) -> Option<&'a str> {
+        let has = |facts: &NodeFacts| facts.reservations.iter().any(|held| held.key == self.wish.key);
+        self.draft.nodes.iter().find(|(_, facts)| has(facts)).map(|(node, _)| *node)
+    }
+
+    /// Two ledgers are not written at once: in the plan that ends its last place it gets another one there or none.
+    fn returns_to(&mut self, last: &'a str) -> Verdict {
+        let all = self.nodes.clone();
+        self.nodes.retain(|node| *node == last);
+        if let Some(verdict) = self.take() {
+            return verdict;
+        }
+        self.nodes = all;
+        self.keep_room();
+        Verdict::WaitingForRelease { node: last.to_owned(), who: Vec::new() }
     }
 
     /// While its own release is not over, nobody behind takes what it comes back to.

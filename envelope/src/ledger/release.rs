@@ -6,7 +6,7 @@ use super::draft::Draft;
 use super::room::node_with;
 use super::{Leaving, Measured, NodeFacts, RELEASE_LIMIT, RELEASED_PERCENT, Reservation, State, Terms};
 
-/// Why a reservation ended. All but the first ask for a measurement that is younger than the end of the pod.
+/// Why a reservation ended. `Returned` and `NothingMissing` ask for a measurement that is younger than the end of the pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Release {
     /// It never had a pod.
@@ -15,13 +15,11 @@ pub enum Release {
     Returned,
     /// As much is available as the ledger promises without it.
     NothingMissing,
-    /// What comes next has its room, whatever else is not back.
-    NextFits,
     /// It was not measured to be back within [`RELEASE_LIMIT`]: a warning.
     TimedOut,
 }
 
-/// Ends the releases whose memory is back. One that only [`Release::NextFits`] ends, ends when that is admitted.
+/// Ends the releases whose memory is back.
 pub(super) fn finish(draft: &mut Draft<'_>) {
     let nodes: Vec<&str> = draft.ledgers.keys().copied().collect();
     for node in nodes {
@@ -39,10 +37,15 @@ pub(super) fn finish(draft: &mut Draft<'_>) {
     }
 }
 
-/// What of a node's ledger is promised and not allocated.
-pub(super) fn unallocated(ledger: &[Reservation]) -> Bytes {
-    let coming = ledger.iter().filter(|held| matches!(held.state, State::Pending | State::Loading));
-    coming.map(|held| held.terms.bytes + held.terms.load_transient).sum()
+/// What of a node's ledger the measurement does not show yet: what is promised, what loads, and what was found to serve
+/// only afterwards.
+pub(super) fn unallocated(ledger: &[Reservation], measured: Measured) -> Bytes {
+    let is_coming = |held: &&Reservation| match held.state {
+        State::Pending | State::Loading => true,
+        State::Resident => held.since >= measured.at,
+        State::Releasing => false,
+    };
+    ledger.iter().filter(is_coming).map(|held| held.terms.bytes + held.terms.load_transient).sum()
 }
 
 /// Whether the memory of those that are gone is back, by a measurement that is younger than all of their ends.
@@ -55,7 +58,7 @@ fn is_back(draft: &Draft<'_>, node: &str, gone: &[Reservation]) -> Option<Releas
     }
     let rest = node_with(facts, ledger.iter().filter(|held| held.gone_at.is_none()), |_| false);
     let promised = rest.total.saturating_sub(rest.system() + rest.held());
-    let needed = promised + rest.floor() + unallocated(ledger);
+    let needed = promised + rest.floor() + unallocated(ledger, measured);
     (measured.available >= needed).then_some(Release::NothingMissing)
 }
 
@@ -78,18 +81,24 @@ fn has_returned(ledger: &[Reservation], gone: &[Reservation], measured: Measured
     is_quiet && before.is_some_and(|before| measured.available >= before + held.percent(RELEASED_PERCENT))
 }
 
-/// Ends the releases of a node if what comes next has its room anyway, beside all that is promised.
-pub(super) fn finish_for(draft: &mut Draft<'_>, node: &str, next: &Terms) -> bool {
-    let leaving: Vec<Reservation> =
-        draft.ledgers[node].iter().filter(|held| held.state == State::Releasing).cloned().collect();
+/// Lets what comes next have its room, if it was measured to be there beside all that is promised, whatever else is not
+/// back. What leaves keeps the rest of the node's room, so that nobody else counts on it, until it is measured to be back.
+pub(super) fn yield_to(draft: &mut Draft<'_>, node: &str, next: &Terms) -> bool {
+    let Some(facts) = draft.nodes.get(node).copied() else { return false };
+    let ledger = &draft.ledgers[node];
+    let leaving: Vec<Reservation> = ledger.iter().filter(|held| held.state == State::Releasing).cloned().collect();
     let last = leaving.iter().map(|held| held.gone_at).max().flatten();
     let all_gone = leaving.iter().all(|held| held.gone_at.is_some());
-    let promised = unallocated(&draft.ledgers[node]);
-    if !all_gone || last.is_none() || !draft.is_really_there(node, next, promised, last) {
+    let Some(measured) = facts.measured else { return false };
+    let unseen = unallocated(ledger, measured);
+    if !all_gone || last.is_none() || Some(measured.at) <= last || draft.missing(node, next, unseen) != Some(Bytes(0)) {
         return false;
     }
+    let mut rest = draft.fits(node, next, &[], |held| held.state != State::Releasing).unwrap_or_default();
     for held in &leaving {
-        draft.drop(node, &held.key, Release::NextFits);
+        let bytes = rest.min(held.terms.bytes);
+        rest = rest.saturating_sub(bytes);
+        draft.shrink(node, &held.key, bytes);
     }
     true
 }

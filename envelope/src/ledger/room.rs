@@ -3,10 +3,7 @@
 use crate::{Bytes, Footprint, Node, Resident, Shortfall};
 
 use super::draft::Draft;
-use super::{Activation, NodeFacts, Reservation, State, Terms, Time, Wish};
-
-/// The agent publishes a change of so much: a last measurement may be off by it, and the agent itself decides.
-const UNPUBLISHED: Bytes = Bytes::mib(256);
+use super::{Activation, NodeFacts, Reservation, State, Terms, Wish};
 
 /// A node with what its ledger holds. `may_leave` says who may be unloaded for another. Every reservation keeps its load
 /// transient, since a container that restarts loads again.
@@ -106,13 +103,12 @@ impl<'a> Draft<'a> {
         held.key != waiting.key && self.wishes.get(held.key.as_str()).is_some_and(may)
     }
 
-    /// Whether the agent would grant it, by its last measurement: not allocated yet is what is promised or loads. The
-    /// measurement must be younger than `after`.
-    pub fn is_really_there(&self, node: &str, new: &Terms, unallocated: Bytes, after: Option<Time>) -> bool {
-        let Some(facts) = self.nodes.get(node) else { return false };
-        let Some(measured) = facts.measured else { return false };
+    /// What the agent would miss for a grant, by its last measurement; nothing, if it has made none. `unseen` is what
+    /// that does not show yet.
+    pub fn missing(&self, node: &str, new: &Terms, unseen: Bytes) -> Option<Bytes> {
+        let facts = self.nodes.get(node)?;
         let floor = node_with(facts, [], |_| false).floor();
-        let needed = new.bytes + new.load_transient + unallocated + floor;
-        after.is_none_or(|after| measured.at > after) && needed <= measured.available + UNPUBLISHED
+        let needed = new.bytes + new.load_transient + unseen + floor;
+        Some(needed.saturating_sub(facts.measured?.available))
     }
 }
