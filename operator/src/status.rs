@@ -83,13 +83,15 @@ fn facts(object: &LocalModel, observed: &Observed, old: LocalModelStatus) -> Loc
     let is_same_spec = old.observed_generation == object.metadata.generation;
     let known = observed.known.facts.as_ref().map(known_facts);
     let envelope = envelope(observed, old.envelope.filter(|_| is_same_spec && is_started));
+    let model = info.and_then(model_facts).or(known).or(old.model.filter(|_| is_same_spec));
+    let memory = memory(model.as_ref(), &envelope);
     LocalModelStatus {
         observed_generation: object.metadata.generation,
         conditions: Vec::new(),
         source: Some(source_name(&object.spec.source)),
-        model: info.and_then(model_facts).or(known).or(old.model.filter(|_| is_same_spec)),
+        model,
         acceleration: info.and_then(acceleration).or(old.acceleration.filter(|_| is_same_spec && is_started)),
-        memory: Some(memory(observed, &envelope)).filter(|memory| *memory != MemoryStatus::default()),
+        memory: Some(memory).filter(|memory| *memory != MemoryStatus::default()),
         envelope: Some(envelope).filter(|envelope| *envelope != EnvelopeStatus::default()),
         download: download(observed),
         context_length: info
@@ -142,13 +144,11 @@ fn measured(info: &GetModelInfoResponse) -> Option<MeasuredTerms> {
 }
 
 /// For people.
-fn memory(observed: &Observed, envelope: &EnvelopeStatus) -> MemoryStatus {
-    let weights = observed.info.as_ref().map(|info| info.weight_bytes).filter(|bytes| *bytes > 0);
-    let weights = weights.or(observed.known.facts.as_ref().map(|facts| facts.stored_weight_bytes));
+fn memory(model: Option<&ModelFacts>, envelope: &EnvelopeStatus) -> MemoryStatus {
     MemoryStatus {
         total: envelope.predicted.map(|terms| quantity(terms.total_bytes)),
         measured: envelope.measured.map(|terms| quantity(terms.total_bytes)),
-        weights: weights.map(quantity),
+        weights: model.map(|model| quantity(model.weight_bytes)),
     }
 }
 

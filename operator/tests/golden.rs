@@ -7,7 +7,9 @@ use std::fs;
 use std::path::Path;
 
 use kindling_api::LocalModel;
-use kindling_operator::build::build;
+use kindling_envelope::Bytes;
+use kindling_envelope::ledger::Terms;
+use kindling_operator::build::{Allotment, build, pod, pod_digest};
 use kindling_operator::dereference::References;
 use kindling_operator::validate::validate;
 use serde::Serialize;
@@ -26,10 +28,19 @@ fn check(case: &Path) {
     let object: LocalModel = serde_norway::from_str(&yaml).unwrap();
     let config = common::config();
     let model = validate(&object, &References::default(), &config).unwrap();
-    let desired = build(&model, &config);
+    let desired = build(&model);
+    let terms = Terms {
+        bytes: Bytes::gib(66),
+        load_transient: Bytes::gib(1),
+        context: 32_768,
+        fingerprint: pod_digest(&model.inputs),
+        overridden: false,
+    };
+    let allotment = Allotment { node: "spark-1".to_owned(), copy: 0, terms, kv_tokens: 65_536 };
+    let pod = (object.spec.replicas > 0).then(|| pod(&model, &allotment, &config));
     check_file(&case.join("expected/service.yaml"), Some(&desired.service));
     check_file(&case.join("expected/service_account.yaml"), Some(&desired.service_account));
-    check_file(&case.join("expected/pod.yaml"), desired.pod.as_ref());
+    check_file(&case.join("expected/pod.yaml"), pod.as_ref());
 }
 
 fn check_file<T: Serialize>(path: &Path, built: Option<&T>) {

@@ -6,20 +6,25 @@ mod common;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
+use common::fake_agents::FakeAgents;
 use common::fake_api::FakeApi;
 use futures::future::BoxFuture;
 use kindling_api::{ConditionType, LocalModel};
 use kindling_operator::controller::{Context, reconcile};
+use kindling_operator::facts::FactsCache;
 use kindling_operator::metrics::Metrics;
+use kindling_operator::placement::Placement;
 use kindling_operator::runtime_info::RuntimeInfo;
-use kindling_proto::v1::GetModelInfoResponse;
+use kindling_proto::v1::ensure_model_response::State as EnsureState;
 use kindling_proto::v1::get_model_info_response::State;
+use kindling_proto::v1::{EnsureModelResponse, GetModelInfoResponse, MemoryTerms};
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Recorder, Reporter};
 use serde_json::{Value, json};
 
 const MODEL: &str = "/apis/kindling.dev/v1alpha1/namespaces/models/localmodels/smollm2";
 const POD: &str = "/api/v1/namespaces/models/pods/smollm2-0";
+const ENVELOPE: &str = "/apis/kindling.dev/v1alpha1/nodeenvelopes/spark-1";
 const SERVICE: &str = "/api/v1/namespaces/models/services/smollm2";
 
 /// Made good at every reconcile, whether or not something changed.
@@ -36,13 +41,15 @@ impl RuntimeInfo for FakeRuntime {
 
 struct Scenario {
     api: FakeApi,
+    agents: FakeAgents,
     runtime: FakeRuntime,
     cx: Arc<Context>,
 }
 
 impl Scenario {
+    /// A model, and a node of 24 GiB with an agent.
     fn new() -> Self {
-        let (api, runtime) = (FakeApi::default(), FakeRuntime::default());
+        let (api, runtime, agents) = (FakeApi::default(), FakeRuntime::default(), FakeAgents::default());
         api.put(
             MODEL,
             json!({
@@ -52,15 +59,75 @@ impl Scenario {
                 "spec": { "source": { "hf": { "repo": "org/name" } } },
             }),
         );
+        api.put(
+            "/api/v1/nodes/spark-1",
+            json!({
+                "apiVersion": "v1", "kind": "Node", "metadata": { "name": "spark-1" },
+                "status": { "conditions": [{ "type": "Ready", "status": "True" }] },
+            }),
+        );
         let recorder = Recorder::new(api.client(), Reporter { controller: "test".into(), instance: None });
+        let (changed, _) = tokio::sync::mpsc::unbounded_channel();
+        let wake = Arc::new(tokio::sync::Notify::new());
+        let facts = Arc::new(FactsCache::new(Arc::new(agents.clone()), Arc::clone(&wake)));
         let cx = Arc::new(Context {
             client: api.client(),
             config: common::config(),
+            placement: Arc::new(Placement::new(api.client(), common::config(), facts, wake, changed)),
             runtime: Arc::new(runtime.clone()),
             recorder,
             metrics: Arc::new(Metrics::new().unwrap()),
         });
-        Self { api, runtime, cx }
+        let scenario = Self { api, agents, runtime, cx };
+        scenario.node_has(24 << 30, 22 << 30);
+        scenario
+    }
+
+    /// What the agent writes: memory in all, and available.
+    fn node_has(&self, total: u64, available: u64) {
+        let now = k8s_openapi::jiff::Timestamp::now();
+        let found = self.api.get(ENVELOPE);
+        let spec = found.as_ref().map_or_else(|| json!({}), |found| found["spec"].clone());
+        let version = found.map_or_else(|| json!("1"), |found| found["metadata"]["resourceVersion"].clone());
+        self.api.put(
+            ENVELOPE,
+            json!({
+                "apiVersion": "kindling.dev/v1alpha1",
+                "kind": "NodeEnvelope",
+                "metadata": { "name": "spark-1", "resourceVersion": version },
+                "spec": spec,
+                "status": {
+                    "measuredAt": now.to_string(),
+                    "agentAddress": "10.0.0.1:9402",
+                    "memory": {
+                        "totalBytes": total, "availableBytes": available, "freeBytes": available,
+                        "freeInLargeBlocksBytes": available, "baselineBytes": 1 << 30, "swapTotalBytes": 0,
+                        "swapUsedBytes": 0, "floorStartBytes": 0, "floorRunBytes": 0,
+                    },
+                },
+            }),
+        );
+    }
+
+    /// Rounds until nothing is left to be done, with what agents answer in between, then one reconcile.
+    async fn settle(&self) -> Result<Action, String> {
+        for _ in 0..8 {
+            self.cx.placement.round().await.map_err(|error| error.with_sources())?;
+            for _ in 0..8 {
+                tokio::task::yield_now().await;
+            }
+        }
+        self.reconcile().await
+    }
+
+    /// State of the reservations of the node.
+    fn ledger(&self) -> Vec<String> {
+        let envelope = self.api.get(ENVELOPE).unwrap();
+        let reservations = envelope["spec"]["reservations"].as_array().cloned().unwrap_or_default();
+        reservations
+            .iter()
+            .map(|held| format!("{} {}", held["model"].as_str().unwrap(), held["state"].as_str().unwrap()))
+            .collect()
     }
 
     async fn reconcile(&self) -> Result<Action, String> {
@@ -102,6 +169,7 @@ impl Scenario {
             architecture: "LlamaForCausalLM".to_owned(),
             weight_bytes: 2 << 20,
             max_model_len: 2048,
+            memory: Some(MemoryTerms { process_bytes: 900 << 20, ..MemoryTerms::default() }),
             ..GetModelInfoResponse::default()
         });
     }
@@ -113,63 +181,135 @@ impl Scenario {
 }
 
 #[tokio::test]
-async fn new_model_applies_service_and_creates_pod() {
+async fn new_model_gets_its_memory_then_its_pod() {
     let scenario = Scenario::new();
     scenario.reconcile().await.unwrap();
     assert_eq!(
         scenario.api.take_writes(),
+        [APPLIES[0], APPLIES[1], "PATCH localmodels/smollm2/status", "POST events/Accepted", "POST events/PodPending"]
+    );
+    scenario.settle().await.unwrap();
+    assert_eq!(
+        scenario.api.take_writes(),
         [
-            "PATCH serviceaccounts/smollm2",
-            "PATCH services/smollm2",
+            "PUT nodeenvelopes/spark-1",
             "POST pods",
+            "PUT nodeenvelopes/spark-1",
+            APPLIES[0],
+            APPLIES[1],
             "PATCH localmodels/smollm2/status",
-            "POST events/Accepted",
-            "POST events/PodPending"
+            "POST events/Downloaded",
+            "POST events/Reserved"
         ]
     );
-    assert_eq!(scenario.reason(), "PodPending");
+    assert_eq!(scenario.ledger(), ["models/smollm2 Loading"]);
     assert_eq!(scenario.model().endpoint(), Some("10.96.0.7:50051"));
+    let pod = scenario.api.get(POD).unwrap();
+    let args = pod["spec"]["containers"][0]["args"].as_array().unwrap();
+    // 1 GiB of weights, 2 x 8192 tokens of 64 KiB, 512 tokens of 1 KiB, the process.
+    let budget = ((1_u64 << 30) + (1 << 30) + (512 << 10) + (64 << 20)).to_string();
+    assert!(args.windows(2).any(|pair| pair[0] == "--memory-budget" && pair[1] == budget.as_str()), "{args:?}");
+    assert_eq!(pod["spec"]["containers"][0]["resources"]["requests"]["memory"], budget.as_str());
+}
+
+#[tokio::test]
+async fn nothing_starts_without_an_agent_and_that_is_said() {
+    let scenario = Scenario::new();
+    scenario.api.remove(ENVELOPE);
+    scenario.settle().await.unwrap();
+    assert_eq!(scenario.reason(), "FactsUnknown");
+    assert_eq!(scenario.api.get(POD), None);
+}
+
+#[tokio::test]
+async fn model_that_fits_on_no_node_is_refused_with_what_would_fit() {
+    let scenario = Scenario::new();
+    scenario.node_has(4 << 30, 3 << 30);
+    scenario.agents.change_facts(|facts| facts.max_context = 65_536);
+    scenario.settle().await.unwrap();
+    assert_eq!(scenario.reason(), "DoesNotFit");
+    let status = scenario.model().status.unwrap();
+    let suggestion = status.envelope.unwrap().suggestion.unwrap();
+    assert!(suggestion.contains("would fit with contextLength"), "{suggestion}");
+    assert_eq!((scenario.api.get(POD), scenario.ledger()), (None, Vec::new()));
+}
+
+#[tokio::test]
+async fn weights_come_before_memory_and_memory_before_the_pod() {
+    let scenario = Scenario::new();
+    let coming = EnsureModelResponse {
+        state: EnsureState::Downloading.into(),
+        bytes: 1 << 20,
+        total_bytes: 4 << 20,
+        ..EnsureModelResponse::default()
+    };
+    scenario.agents.say_of_weights(coming);
+    scenario.settle().await.unwrap();
+    assert_eq!(scenario.reason(), "Downloading");
+    assert_eq!((scenario.api.get(POD), scenario.ledger()), (None, Vec::new()));
+}
+
+#[tokio::test]
+async fn source_that_the_hub_does_not_know_is_told_with_its_words() {
+    let scenario = Scenario::new();
+    scenario.agents.say_of_facts(Err(tonic::Status::not_found("hf:org/name@main: no such repository")));
+    scenario.settle().await.unwrap();
+    assert_eq!(scenario.reason(), "SourceNotFound");
+}
+
+#[tokio::test]
+async fn ledger_that_somebody_else_wrote_meanwhile_is_read_again() {
+    let scenario = Scenario::new();
+    scenario.api.refuse("PUT nodeenvelopes/spark-1", "the object has been modified");
+    for _ in 0..8 {
+        // The first rounds ask for facts and weights.
+        let _ = scenario.cx.placement.round().await;
+        tokio::task::yield_now().await;
+    }
+    let error = scenario.cx.placement.round().await.unwrap_err().with_sources();
+    assert!(error.contains("writing the ledger of spark-1") && error.contains("modified"), "{error}");
+    assert_eq!(scenario.api.get(POD), None, "no pod without a written reservation");
 }
 
 #[tokio::test]
 async fn unchanged_model_writes_no_status_and_no_event() {
     let scenario = Scenario::new();
-    scenario.reconcile().await.unwrap();
+    scenario.settle().await.unwrap();
     scenario.api.take_writes();
-    assert_eq!(scenario.reconcile().await.unwrap(), Action::await_change());
+    assert_eq!(scenario.settle().await.unwrap(), Action::await_change());
     assert_eq!(scenario.api.take_writes(), APPLIES);
 }
 
 #[tokio::test]
 async fn loading_model_is_polled_until_it_is_ready() {
     let scenario = Scenario::new();
-    scenario.reconcile().await.unwrap();
+    scenario.settle().await.unwrap();
     scenario.pod_runs(false);
     scenario.runtime_is(State::Loading);
-    assert_eq!(scenario.reconcile().await.unwrap(), Action::requeue(std::time::Duration::from_secs(1)));
+    assert_eq!(scenario.settle().await.unwrap(), Action::requeue(std::time::Duration::from_secs(1)));
     assert_eq!(scenario.reason(), "Loading");
     scenario.pod_runs(true);
     scenario.runtime_is(State::Ready);
-    assert_eq!(scenario.reconcile().await.unwrap(), Action::await_change(), "facts are known, nothing is left to ask");
+    assert_eq!(scenario.settle().await.unwrap(), Action::await_change(), "facts are known, nothing is left to ask");
     assert!(scenario.model().is_ready());
 }
 
 #[tokio::test]
 async fn ready_model_whose_runtime_does_not_answer_the_operator_serves_and_is_asked_again() {
     let scenario = Scenario::new();
-    scenario.reconcile().await.unwrap();
+    scenario.settle().await.unwrap();
     scenario.pod_runs(true);
-    assert_eq!(scenario.reconcile().await.unwrap(), Action::requeue(std::time::Duration::from_secs(5)));
+    assert_eq!(scenario.settle().await.unwrap(), Action::requeue(std::time::Duration::from_secs(5)));
     assert!(scenario.model().is_ready());
 }
 
 #[tokio::test]
 async fn operator_that_was_absent_while_a_model_loaded_finds_it_ready() {
     let scenario = Scenario::new();
-    scenario.reconcile().await.unwrap();
+    scenario.settle().await.unwrap();
     scenario.pod_runs(true);
     scenario.runtime_is(State::Ready);
-    scenario.reconcile().await.unwrap();
+    scenario.settle().await.unwrap();
     let status = scenario.model().status.unwrap();
     assert_eq!(status.context_length, Some(2048));
     assert_eq!(status.node.as_deref(), Some("spark-1"));
@@ -177,29 +317,34 @@ async fn operator_that_was_absent_while_a_model_loaded_finds_it_ready() {
 }
 
 #[tokio::test]
-async fn changed_spec_deletes_the_pod_awaits_it_and_creates_the_next() {
+async fn changed_spec_deletes_the_pod_awaits_its_memory_and_creates_the_next() {
     let scenario = Scenario::new();
-    scenario.reconcile().await.unwrap();
+    scenario.settle().await.unwrap();
     scenario.pod_runs(true);
+    scenario.node_has(24 << 30, 20 << 30);
+    scenario.settle().await.unwrap();
+    assert_eq!(scenario.ledger(), ["models/smollm2 Resident"]);
     scenario.edit_model("serving", json!({ "maxConcurrency": 8 }));
     scenario.api.take_writes();
-    scenario.reconcile().await.unwrap();
+    scenario.settle().await.unwrap();
     assert!(scenario.api.take_writes().contains(&"DELETE pods/smollm2-0".to_owned()));
     assert_eq!(scenario.reason(), "ReplacingPod");
-    scenario.reconcile().await.unwrap();
-    assert!(!scenario.api.take_writes().contains(&"POST pods".to_owned()), "the old pod is still there");
     scenario.api.remove(POD);
-    scenario.reconcile().await.unwrap();
+    scenario.settle().await.unwrap();
+    assert!(!scenario.api.take_writes().contains(&"POST pods".to_owned()), "its memory is not measured to be back");
+    assert_eq!(scenario.ledger(), ["models/smollm2 Releasing"]);
+    scenario.node_has(24 << 30, 22 << 30);
+    scenario.settle().await.unwrap();
     assert!(scenario.api.take_writes().contains(&"POST pods".to_owned()));
 }
 
 #[tokio::test]
 async fn changed_alias_leaves_the_pod_alone() {
     let scenario = Scenario::new();
-    scenario.reconcile().await.unwrap();
+    scenario.settle().await.unwrap();
     scenario.edit_model("gateway", json!({ "aliases": ["smol"] }));
     scenario.api.take_writes();
-    scenario.reconcile().await.unwrap();
+    scenario.settle().await.unwrap();
     assert_eq!(scenario.api.take_writes(), [APPLIES[0], APPLIES[1], "PATCH localmodels/smollm2/status"]);
 }
 
@@ -207,7 +352,7 @@ async fn changed_alias_leaves_the_pod_alone() {
 async fn refused_spec_writes_nothing_but_its_status() {
     let scenario = Scenario::new();
     scenario.edit_model("placement", json!({ "device": "Cuda" }));
-    scenario.reconcile().await.unwrap_err();
+    scenario.settle().await.unwrap_err();
     assert_eq!(scenario.reason(), "DeviceNotSupported");
     assert_eq!(scenario.api.take_writes(), ["PATCH localmodels/smollm2/status", "POST events/DeviceNotSupported"]);
 }
@@ -215,16 +360,16 @@ async fn refused_spec_writes_nothing_but_its_status() {
 #[tokio::test]
 async fn refused_change_of_a_serving_model_touches_nothing_and_leaves_it_ready() {
     let scenario = Scenario::new();
-    scenario.reconcile().await.unwrap();
+    scenario.settle().await.unwrap();
     scenario.pod_runs(true);
-    scenario.reconcile().await.unwrap();
+    scenario.settle().await.unwrap();
     scenario.api.take_writes();
     scenario.edit_model("placement", json!({ "device": "Cuda" }));
-    scenario.reconcile().await.unwrap_err();
+    scenario.settle().await.unwrap_err();
     assert_eq!(scenario.reason(), "Serving");
     assert_eq!(scenario.api.take_writes(), ["PATCH localmodels/smollm2/status", "POST events/DeviceNotSupported"]);
     scenario.pod_runs(false);
-    scenario.reconcile().await.unwrap_err();
+    scenario.settle().await.unwrap_err();
     assert_eq!(scenario.reason(), "DeviceNotSupported");
 }
 
@@ -234,28 +379,28 @@ async fn somebody_elses_service_is_never_touched() {
     let theirs =
         json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "smollm2", "namespace": "models" } });
     scenario.api.put(SERVICE, theirs.clone());
-    scenario.reconcile().await.unwrap_err();
+    scenario.settle().await.unwrap_err();
     assert_eq!(scenario.reason(), "NameTaken");
     assert_eq!(scenario.api.get(SERVICE), Some(theirs));
 }
 
 #[tokio::test]
-async fn refused_pod_is_told_with_the_servers_words() {
+async fn pod_that_is_refused_is_tried_again_and_keeps_its_memory() {
     let scenario = Scenario::new();
     scenario.api.refuse("POST pods", "exceeded quota: models");
-    let error = scenario.reconcile().await.unwrap_err();
-    assert_eq!(error, "writing to the cluster: creating pod smollm2-0: exceeded quota: models");
-    assert_eq!(scenario.reason(), "ApplyFailed");
+    let error = scenario.settle().await.unwrap_err();
+    assert!(error.contains("creating pod smollm2-0") && error.contains("exceeded quota: models"), "{error}");
+    assert_eq!(scenario.ledger(), ["models/smollm2 Pending"]);
 }
 
 #[tokio::test]
 async fn scaling_to_zero_deletes_the_pod_and_keeps_the_service() {
     let scenario = Scenario::new();
-    scenario.reconcile().await.unwrap();
+    scenario.settle().await.unwrap();
     scenario.edit_model("replicas", json!(0));
-    scenario.reconcile().await.unwrap();
+    scenario.settle().await.unwrap();
     scenario.api.remove(POD);
-    scenario.reconcile().await.unwrap();
+    scenario.settle().await.unwrap();
     assert_eq!(scenario.reason(), "ScaledToZero");
     assert_eq!(scenario.api.get(POD), None);
     assert!(scenario.api.get(SERVICE).is_some());
@@ -268,6 +413,6 @@ async fn deleted_model_is_left_to_the_garbage_collector() {
     let mut model = scenario.api.get(MODEL).unwrap();
     model["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     scenario.api.put(MODEL, model);
-    scenario.reconcile().await.unwrap();
+    scenario.settle().await.unwrap();
     assert!(scenario.api.take_writes().is_empty());
 }

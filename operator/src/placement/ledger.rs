@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_as_it_was() {
-        let at = |millis| Time(1_700_000_000_000 + millis);
+        let at = |millis: u64| Time(1_700_000_000_000 + millis);
         let planned = Reservation {
             key: key("uid-1", 2),
             name: "models/llama".into(),

@@ -7,7 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use kindling_api::{Activation as AskedActivation, ConditionType, LocalModel, MODEL_LABEL, MemoryPolicy, NodeEnvelope};
 use kindling_envelope::ledger::{
     Activation, Measured, Need, NodeFacts, Plan, Pod as PlannedPod, PodPhase, Policy, Reservation, Situation, Terms,
-    Time, Wish, node_with,
+    Wish, node_with,
 };
 use kindling_envelope::{Bytes, Device, KvDtype, Model, Pool, Serving};
 use kube::ResourceExt;

@@ -1,10 +1,15 @@
 //! The table: what is the case, and what the status says about it.
 
-use kindling_proto::v1::get_model_info_response::State;
+use kindling_envelope::ledger::{Busy, Holder, Misfit, State, Time, Unusable};
+use kindling_envelope::{Alternatives, Bytes, Footprint, Shortfall};
+use kindling_proto::v1::get_model_info_response::State as Phase;
+use kindling_proto::v1::{EnsureModelResponse, MemoryTerms};
 use serde_json::json;
 
 use super::*;
 use crate::dereference::DereferenceError;
+use crate::facts::Failure;
+use crate::placement::Outcome;
 use crate::validate::ValidateError;
 
 fn model() -> LocalModel {
@@ -22,11 +27,29 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn in_situation(situation: Situation, info: Option<GetModelInfoResponse>) -> Result<Observed, Error> {
-    let pod_name = Some("smollm2-0".to_owned());
-    Ok(Observed { situation, info, pod_name, endpoint: Some("10.96.0.7:50051".to_owned()), ..Observed::default() })
+    let pod_name = (situation != Situation::Unplaced).then(|| "smollm2-0".to_owned());
+    let endpoint = Some("10.96.0.7:50051".to_owned());
+    let outcome = Some(outcome(Verdict::Admitted { node: "spark-1".to_owned(), state: State::Loading }));
+    Ok(Observed { situation, info, outcome, pod_name, endpoint, ..Observed::default() })
 }
 
-fn info(state: State) -> GetModelInfoResponse {
+fn outcome(verdict: Verdict) -> Outcome {
+    let node = verdict.node().map(str::to_owned);
+    let footprint = Footprint {
+        weights: Bytes::mib(98),
+        kv_cache: Bytes::mib(360),
+        activations: Bytes::mib(10),
+        runtime: Bytes::mib(64),
+        load_transient: Bytes::mib(9),
+    };
+    Outcome { verdict, footprint: Some(footprint), context: Some(4096), room: None, node }
+}
+
+fn unplaced(verdict: Verdict) -> Result<Observed, Error> {
+    Ok(Observed { outcome: Some(outcome(verdict)), ..Observed::default() })
+}
+
+fn info(state: Phase) -> GetModelInfoResponse {
     GetModelInfoResponse {
         state: state.into(),
         loaded_bytes: 40 << 20,
@@ -37,11 +60,12 @@ fn info(state: State) -> GetModelInfoResponse {
         weight_bytes: (98 << 20) + 1,
         max_model_len: 8192,
         device: "cpu".to_owned(),
+        memory: Some(MemoryTerms { process_bytes: 500 << 20, ..MemoryTerms::default() }),
         ..GetModelInfoResponse::default()
     }
 }
 
-/// `Resolved Downloaded Loaded Ready`, each as its status' first letter and its reason.
+/// `Resolved Downloaded MemoryAdmitted Loaded Ready`, each as its status' first letter and its reason.
 fn line(status: &LocalModelStatus) -> String {
     let words: Vec<_> =
         status.conditions.iter().map(|found| format!("{}:{}", &found.status[..1], found.reason)).collect();
@@ -53,49 +77,119 @@ fn every_situation_has_its_line() {
     let words = || "words".to_owned();
     let started = |is_ready| Situation::Started { is_ready };
     let table = [
-        (Situation::ScaledToZero, None, "T:Accepted U:Waiting F:ScaledToZero F:ScaledToZero"),
-        (Situation::Replacing, None, "T:Accepted U:Waiting F:ReplacingPod F:ReplacingPod"),
-        (
-            Situation::BackingOff { message: words(), until: at(9) },
-            None,
-            "T:Accepted U:Waiting F:RestartBackoff F:RestartBackoff",
-        ),
-        (Situation::Pending, None, "T:Accepted U:Waiting F:PodPending F:PodPending"),
-        (Situation::Unschedulable { message: words() }, None, "T:Accepted U:Waiting F:Unschedulable F:Unschedulable"),
-        (Situation::ImagePull { message: words() }, None, "T:Accepted U:Waiting F:ImagePullFailed F:ImagePullFailed"),
-        (
-            Situation::ConfigInvalid { message: words() },
-            None,
-            "T:Accepted U:Waiting F:ContainerConfigInvalid F:ContainerConfigInvalid",
-        ),
-        (Situation::Fetching { last_failure: None }, None, "T:Accepted F:Downloading F:Waiting F:Downloading"),
-        (Situation::FetchFailed { message: words() }, None, "T:Accepted F:DownloadFailed F:Waiting F:DownloadFailed"),
-        (Situation::Crashed { message: words(), restarts: 2 }, None, "T:Accepted T:Downloaded F:CrashLoop F:CrashLoop"),
-        (started(false), None, "T:Accepted T:Downloaded F:Starting F:Starting"),
-        (started(false), Some(State::Loading), "T:Accepted T:Downloaded F:Loading F:Loading"),
-        (started(false), Some(State::Ready), "T:Accepted T:Downloaded T:Loaded F:AwaitingReadiness"),
-        (started(false), Some(State::Draining), "T:Accepted T:Downloaded T:Loaded F:Draining"),
-        (started(true), Some(State::Ready), "T:Accepted T:Downloaded T:Loaded T:Serving"),
-        (started(true), None, "T:Accepted T:Downloaded T:Loaded T:Serving"),
+        (Situation::ScaledToZero, None, "F:ScaledToZero F:ScaledToZero"),
+        (Situation::Replacing, None, "F:ReplacingPod F:ReplacingPod"),
+        (Situation::Ended { message: words() }, None, "F:RestartBackoff F:RestartBackoff"),
+        (Situation::Pending, None, "F:PodPending F:PodPending"),
+        (Situation::Unschedulable { message: words() }, None, "F:Unschedulable F:Unschedulable"),
+        (Situation::ImagePull { message: words() }, None, "F:ImagePullFailed F:ImagePullFailed"),
+        (Situation::ConfigInvalid { message: words() }, None, "F:ContainerConfigInvalid F:ContainerConfigInvalid"),
+        (Situation::Crashed { message: words(), restarts: 2 }, None, "F:CrashLoop F:CrashLoop"),
+        (started(false), None, "F:Starting F:Starting"),
+        (started(false), Some(Phase::Loading), "F:Loading F:Loading"),
+        (started(false), Some(Phase::Ready), "T:Loaded F:AwaitingReadiness"),
+        (started(false), Some(Phase::Draining), "T:Loaded F:Draining"),
+        (started(true), Some(Phase::Ready), "T:Loaded T:Serving"),
+        (started(true), None, "T:Loaded T:Serving"),
     ];
     for (situation, state, expected) in table {
         let outcome = in_situation(situation.clone(), state.map(info));
         let status = compute(&model(), &outcome, at(1));
-        assert_eq!(line(&status), expected, "{situation:?}");
+        assert_eq!(line(&status), format!("T:Accepted T:Downloaded T:Reserved {expected}"), "{situation:?}");
         assert_eq!(status.observed_generation, Some(2), "{situation:?}");
     }
 }
 
 #[test]
+fn every_verdict_has_its_line_and_its_words() {
+    let shortfall = Shortfall {
+        needed: Bytes::gib(9),
+        total: Bytes::gib(8),
+        system: Bytes::gib(1),
+        held: Bytes(0),
+        free: Bytes::gib(7),
+    };
+    let alternatives = Alternatives { context: Some(2048), ..Alternatives::default() };
+    let misfit = || Misfit { node: "spark-1".to_owned(), shortfall, alternatives: alternatives.clone() };
+    let holder = Holder { name: "models/llama".to_owned(), bytes: Bytes::gib(5), state: State::Resident };
+    let busy = Busy { node: "spark-1".to_owned(), shortfall: Some(shortfall), who: vec![holder.clone()] };
+    let waiting = Verdict::WaitingForMemory { nodes: vec![busy], behind: Vec::new() };
+    let release = Verdict::WaitingForRelease { node: "spark-1".to_owned(), who: vec![holder.clone()] };
+    let deferred = Verdict::SwapDeferred { node: "spark-1".to_owned(), until: Time(9), who: vec![holder] };
+    let unusable = |why| Verdict::NoUsableNode { nodes: vec![("spark-1".to_owned(), why)] };
+    let table = [
+        (Verdict::Refused { misfits: vec![misfit()] }, "DoesNotFit", "would fit with contextLength 2048"),
+        (waiting, "WaitingForMemory", "held by models/llama (5.00 GiB)"),
+        (release, "WaitingForRelease", "until the memory of models/llama"),
+        (deferred, "SwapDeferred", "until models/llama (5.00 GiB) may leave"),
+        (unusable(Unusable::NoAgent), "NoAgent", "spark-1 has no agent"),
+        (unusable(Unusable::Pressure), "NoUsableNode", "spark-1 runs out of memory"),
+        (Verdict::NoNode, "NoNode", "no node"),
+        (Verdict::Idle, "Idle", "no request"),
+        (Verdict::Suspended, "Suspended", "suspended"),
+        (Verdict::FactsUnknown, "FactsUnknown", "not known yet"),
+    ];
+    for (verdict, reason, words) in table {
+        let status = compute(&model(), &unplaced(verdict), at(1));
+        assert_eq!(line(&status), format!("T:Accepted U:Waiting F:{reason} F:Waiting F:{reason}"));
+        let message = &status.condition(ConditionType::MemoryAdmitted).unwrap().message;
+        assert!(message.contains(words), "{reason}: {message}");
+    }
+    let refused = compute(&model(), &unplaced(Verdict::Refused { misfits: vec![misfit()] }), at(1));
+    assert!(refused.envelope.unwrap().suggestion.unwrap().contains("contextLength 2048"));
+    assert_eq!(refused.memory.unwrap().total.as_deref(), Some("532Mi"));
+}
+
+#[test]
+fn change_that_does_not_fit_leaves_the_model_serving_and_is_said() {
+    let shortfall = Shortfall { needed: Bytes(2), total: Bytes(1), system: Bytes(0), held: Bytes(0), free: Bytes(1) };
+    let misfit = Misfit { node: "spark-1".to_owned(), shortfall, alternatives: Alternatives::default() };
+    let verdict = Verdict::ChangeRefused { misfit: Box::new(misfit) };
+    let mut observed = in_situation(Situation::Started { is_ready: true }, Some(info(Phase::Ready))).unwrap();
+    observed.outcome = Some(outcome(verdict));
+    let status = compute(&model(), &Ok(observed), at(1));
+    assert_eq!(line(&status), "T:Accepted T:Downloaded F:ChangeDoesNotFit T:Loaded T:Serving");
+}
+
+#[test]
+fn download_is_told_with_its_progress() {
+    let place = EnsureModelResponse {
+        state: EnsureState::Downloading.into(),
+        bytes: 40 << 20,
+        total_bytes: 100 << 20,
+        bytes_per_second: 20 << 20,
+        ..EnsureModelResponse::default()
+    };
+    let mut observed = unplaced(Verdict::WaitingForWeights { nodes: vec!["spark-1".to_owned()] }).unwrap();
+    observed.known.places.insert("spark-1".to_owned(), place.clone());
+    let status = compute(&model(), &Ok(observed.clone()), at(1));
+    assert_eq!(line(&status), "T:Accepted F:Downloading U:Waiting F:Waiting F:Downloading");
+    assert_eq!(status.condition(ConditionType::Downloaded).unwrap().message, "40 of 100 MiB, 20 MiB/s");
+    assert_eq!(status.download.unwrap().remaining_seconds, Some(3));
+    let failed = EnsureModelResponse { state: EnsureState::Failed.into(), message: "no space".to_owned(), ..place };
+    observed.known.places.insert("spark-1".to_owned(), failed);
+    let status = compute(&model(), &Ok(observed), at(2));
+    assert_eq!(line(&status), "T:Accepted F:DownloadFailed U:Waiting F:Waiting F:DownloadFailed");
+}
+
+#[test]
+fn source_that_is_not_there_or_can_not_be_run_is_not_resolved() {
+    let mut observed = unplaced(Verdict::FactsUnknown).unwrap();
+    observed.known.failure = Some(Failure { is_refusal: true, message: "no such repository".to_owned() });
+    let status = compute(&model(), &Ok(observed), at(1));
+    assert_eq!(line(&status), "F:SourceNotFound U:Waiting F:FactsUnknown F:Waiting F:SourceNotFound");
+}
+
+#[test]
 fn loading_tells_how_far_it_is() {
-    let outcome = in_situation(Situation::Started { is_ready: false }, Some(info(State::Loading)));
+    let outcome = in_situation(Situation::Started { is_ready: false }, Some(info(Phase::Loading)));
     let status = compute(&model(), &outcome, at(1));
     assert_eq!(status.condition(ConditionType::Loaded).unwrap().message, "40 of 100 MiB");
 }
 
 #[test]
 fn facts_come_from_the_runtime() {
-    let outcome = in_situation(Situation::Started { is_ready: true }, Some(info(State::Ready)));
+    let outcome = in_situation(Situation::Started { is_ready: true }, Some(info(Phase::Ready)));
     let status = compute(&model(), &outcome, at(1));
     assert_eq!(status.source.as_deref(), Some("org/name"));
     assert_eq!(status.model.unwrap().architecture, "LlamaForCausalLM");
@@ -111,22 +205,25 @@ fn facts_come_from_the_runtime() {
 fn facts_stay_while_the_runtime_is_not_asked_and_go_with_the_spec() {
     let ready = || in_situation(Situation::Started { is_ready: true }, None);
     let mut object = model();
-    let loaded = in_situation(Situation::Started { is_ready: true }, Some(info(State::Ready)));
+    let loaded = in_situation(Situation::Started { is_ready: true }, Some(info(Phase::Ready)));
     object.status = Some(compute(&object, &loaded, at(1)));
     assert!(has_facts(&object));
     assert_eq!(Some(compute(&object, &ready(), at(2))), object.status, "nothing changed, so nothing is written");
     object.metadata.generation = Some(3);
     assert!(!has_facts(&object));
     assert_eq!(compute(&object, &ready(), at(2)).model, None);
+    let status = object.status.unwrap();
+    assert_eq!(status.memory.unwrap().measured.as_deref(), Some("500Mi"));
 }
 
 #[test]
 fn time_of_transition_stays_while_the_status_stays() {
     let mut object = model();
     object.status = Some(compute(&object, &in_situation(Situation::Pending, None), at(1)));
-    let status = compute(&object, &in_situation(Situation::Fetching { last_failure: None }, None), at(2));
+    let loaded = in_situation(Situation::Started { is_ready: false }, Some(info(Phase::Ready)));
+    let status = compute(&object, &loaded, at(2));
     assert_eq!(status.condition(ConditionType::Ready).unwrap().last_transition_time.0, at(1));
-    assert_eq!(status.condition(ConditionType::Downloaded).unwrap().last_transition_time.0, at(2));
+    assert_eq!(status.condition(ConditionType::Loaded).unwrap().last_transition_time.0, at(2));
 }
 
 fn refused(is_serving: bool) -> Result<Observed, Error> {
@@ -136,12 +233,12 @@ fn refused(is_serving: bool) -> Result<Observed, Error> {
 #[test]
 fn refused_change_of_a_serving_model_leaves_it_ready_until_its_pod_ends() {
     let mut object = model();
-    let loaded = in_situation(Situation::Started { is_ready: true }, Some(info(State::Ready)));
+    let loaded = in_situation(Situation::Started { is_ready: true }, Some(info(Phase::Ready)));
     object.status = Some(compute(&object, &loaded, at(1)));
     object.metadata.generation = Some(3);
     object.status = Some(compute(&object, &refused(true), at(2)));
     let status = object.status.as_ref().unwrap();
-    assert_eq!(line(status), "F:DeviceNotSupported T:Downloaded T:Loaded T:Serving");
+    assert_eq!(line(status), "F:DeviceNotSupported T:Downloaded T:Reserved T:Loaded T:Serving");
     assert_eq!(status.condition(ConditionType::Ready).unwrap().last_transition_time.0, at(1));
     assert_eq!(status.endpoint.as_deref(), Some("10.96.0.7:50051"), "its traffic goes on");
     let ended = compute(&object, &refused(false), at(3));
@@ -151,7 +248,7 @@ fn refused_change_of_a_serving_model_leaves_it_ready_until_its_pod_ends() {
 #[test]
 fn refused_spec_is_not_ready_and_says_what_to_do() {
     let status = compute(&model(), &refused(false), at(1));
-    assert_eq!(line(&status), "F:DeviceNotSupported U:Waiting U:Waiting F:DeviceNotSupported");
+    assert_eq!(line(&status), "F:DeviceNotSupported U:Waiting U:Waiting U:Waiting F:DeviceNotSupported");
     assert!(status.condition(ConditionType::Ready).unwrap().message.contains("use Auto or Cpu"));
     assert_eq!(status.observed_generation, Some(2));
 }
@@ -159,7 +256,7 @@ fn refused_spec_is_not_ready_and_says_what_to_do() {
 #[test]
 fn unreachable_cluster_leaves_a_serving_model_ready() {
     let mut object = model();
-    let loaded = in_situation(Situation::Started { is_ready: true }, Some(info(State::Ready)));
+    let loaded = in_situation(Situation::Started { is_ready: true }, Some(info(Phase::Ready)));
     object.status = Some(compute(&object, &loaded, at(1)));
     let unreachable = || {
         let source = kube::Error::LinesCodecMaxLineLengthExceeded;
@@ -170,11 +267,4 @@ fn unreachable_cluster_leaves_a_serving_model_ready() {
     let status = compute(&model(), &unreachable(), at(2));
     assert_eq!(status.condition(ConditionType::Ready).unwrap().reason, "ClusterUnreachable");
     assert_eq!(status.observed_generation, None, "nothing was found out about this generation");
-}
-
-#[test]
-fn permission_to_write_the_cache_is_explained() {
-    let failed = Situation::FetchFailed { message: "creating /cache/models: Permission denied".to_owned() };
-    let status = compute(&model(), &in_situation(failed, None), at(1));
-    assert!(status.condition(ConditionType::Downloaded).unwrap().message.contains("65532"));
 }

@@ -29,6 +29,7 @@ fn config() -> OperatorConfig {
         runtime_read_bytes_per_second: None,
         cache_host_path: PathBuf::from("/var/lib/kindling/cache"),
         allowed_host_path_prefixes: vec![PathBuf::from("/srv/models")],
+        agent_token_file: PathBuf::from("token"),
         lease_name: "kindling-operator".to_owned(),
         lease_namespace: "kindling".to_owned(),
         identity: "test".to_owned(),

@@ -73,6 +73,14 @@ impl FakeApi {
         if method == Method::PATCH {
             return state.apply(path, body);
         }
+        if method == Method::PUT {
+            return state.replace(path, body);
+        }
+        if method == Method::GET
+            && let Some(list) = state.list(path)
+        {
+            return respond(StatusCode::OK, &list);
+        }
         let Some(found) = state.objects.get(path).cloned() else {
             return refusal(StatusCode::NOT_FOUND, "NotFound", "not found");
         };
@@ -98,6 +106,36 @@ impl State {
         respond(StatusCode::CREATED, &body)
     }
 
+    /// On the condition that it is as it was read.
+    fn replace(&mut self, path: &str, mut body: Value) -> Response<Body> {
+        let Some(found) = self.objects.get_mut(path) else {
+            return refusal(StatusCode::NOT_FOUND, "NotFound", "not found");
+        };
+        let version = found["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_owned();
+        if body["metadata"]["resourceVersion"].as_str().unwrap_or("0") != version {
+            return refusal(StatusCode::CONFLICT, "Conflict", "the object has been modified");
+        }
+        body["metadata"]["resourceVersion"] = json!((version.parse::<u64>().unwrap() + 1).to_string());
+        *found = body.clone();
+        respond(StatusCode::OK, &body)
+    }
+
+    /// The objects of a kind, in all namespaces, if the path is that of a kind.
+    fn list(&self, path: &str) -> Option<Value> {
+        let (group, kind) = path.rsplit_once('/')?;
+        let kinds = ["pods", "nodes", "localmodels", "nodeenvelopes"];
+        if !kinds.contains(&kind) {
+            return None;
+        }
+        let is_its = |found: &&String| {
+            let parts: Vec<&str> = found.strip_prefix(group).unwrap_or_default().split('/').collect();
+            matches!(parts.as_slice(), ["", found, _] | ["", "namespaces", _, found, _] if *found == kind)
+        };
+        let items: Vec<&Value> =
+            self.objects.iter().filter(|(path, _)| is_its(path)).map(|(_, object)| object).collect();
+        Some(json!({ "apiVersion": "v1", "kind": "List", "metadata": {}, "items": items }))
+    }
+
     /// Good enough for objects that only the operator writes: the body replaces what it names.
     fn apply(&mut self, path: &str, mut body: Value) -> Response<Body> {
         if let Some(object_path) = path.strip_suffix("/status") {
@@ -115,7 +153,10 @@ impl State {
 
 /// `/api/v1/namespaces/models/pods/smollm2-0` as `pods/smollm2-0`.
 fn short(path: &str, body: &Value) -> String {
-    let parts: Vec<_> = path.split('/').skip_while(|part| *part != "namespaces").skip(2).collect();
+    let parts: Vec<_> = match path.split_once("/namespaces/") {
+        Some((_, rest)) => rest.split('/').skip(1).collect(),
+        None => path.rsplit('/').take(2).collect::<Vec<_>>().into_iter().rev().collect(),
+    };
     match body["reason"].as_str() {
         Some(reason) if parts.first() == Some(&"events") => format!("events/{reason}"),
         _ => parts.join("/"),

@@ -1,6 +1,7 @@
 //! What the operator's tests share.
 #![allow(dead_code, missing_docs)]
 
+pub mod fake_agents;
 pub mod fake_api;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ pub fn config() -> OperatorConfig {
         runtime_read_bytes_per_second: None,
         cache_host_path: PathBuf::from("/var/lib/kindling/cache"),
         allowed_host_path_prefixes: vec![PathBuf::from("/srv/models")],
+        agent_token_file: PathBuf::from("/var/run/secrets/kindling/token"),
         lease_name: "kindling-operator".to_owned(),
         lease_namespace: "kindling".to_owned(),
         identity: "test".to_owned(),
