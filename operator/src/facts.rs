@@ -18,6 +18,8 @@ use tonic::{Code, Status};
 use crate::agents::Agents;
 use crate::validate::Weights;
 
+/// What is said where nobody can be asked.
+const NO_AGENT: &str = "no node that the model may go to has an agent of Kindling that answers; see whether its pods run: kubectl get pods -A -l app.kubernetes.io/component=agent";
 /// How soon a question that failed is asked again.
 const RETRY: Duration = Duration::from_secs(5);
 /// How soon an agent is asked again how far a download is.
@@ -58,10 +60,21 @@ pub struct Facts {
 /// Why something is not known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Whether asking again changes nothing while the source stays as it is.
-    pub is_refusal: bool,
+    /// What to make of it.
+    pub kind: FailureKind,
     /// In words.
     pub message: String,
+}
+
+/// What to make of a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// Asking again changes nothing while the source stays as it is.
+    Refused,
+    /// Something did not answer.
+    Unreachable,
+    /// There is nobody to ask.
+    NoAgent,
 }
 
 /// What is known of all sources that were asked for.
@@ -99,7 +112,12 @@ impl FactsCache {
     /// Asks what the model takes, unless that is known. `agents` are the nodes that may know, and their addresses; the
     /// ones that have the weights first.
     pub fn describe(self: &Arc<Self>, weights: &Weights, agents: Vec<(String, String)>) {
-        if agents.is_empty() || !self.begin(weights, &Question::Describe) {
+        if agents.is_empty() {
+            self.lock().entry(key(weights)).or_default().known.failure =
+                Some(Failure { kind: FailureKind::NoAgent, message: NO_AGENT.to_owned() });
+            return;
+        }
+        if !self.begin(weights, &Question::Describe) {
             return;
         }
         let (cache, weights) = (Arc::clone(self), weights.clone());
@@ -193,7 +211,9 @@ impl Known {
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let refusals = [Code::NotFound, Code::InvalidArgument, Code::FailedPrecondition, Code::PermissionDenied];
-        Self { is_refusal: refusals.contains(&status.code()), message: status.message().to_owned() }
+        let is_refused = refusals.contains(&status.code());
+        let kind = if is_refused { FailureKind::Refused } else { FailureKind::Unreachable };
+        Self { kind, message: status.message().to_owned() }
     }
 }
 
@@ -210,8 +230,10 @@ fn to_source(weights: &Weights) -> ModelSource {
 }
 
 fn facts(answer: DescribeModelResponse) -> Result<Facts, Failure> {
-    let damaged =
-        || Failure { is_refusal: false, message: "the agent's answer has a kind of layer without a name".into() };
+    let damaged = || Failure {
+        kind: FailureKind::Unreachable,
+        message: "the agent's answer has a kind of layer without a name".into(),
+    };
     let cache = answer.cache_layers.iter().map(layers).collect::<Option<Vec<_>>>().ok_or_else(damaged)?;
     let activations = answer.activations.map_or(Activations::Unplanned, |planned| Activations::Planned {
         fixed: Bytes(planned.fixed_bytes),

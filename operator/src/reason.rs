@@ -13,6 +13,7 @@ pub enum Reason {
     TooManyReplicas,
     NameTaken,
     SourceNotFound,
+    SourceUnreachable,
     NotRunnable,
     // the cluster
     ClusterUnreachable,
@@ -69,6 +70,7 @@ impl Reason {
             Self::TooManyReplicas => "TooManyReplicas",
             Self::NameTaken => "NameTaken",
             Self::SourceNotFound => "SourceNotFound",
+            Self::SourceUnreachable => "SourceUnreachable",
             Self::NotRunnable => "NotRunnable",
             Self::ClusterUnreachable => "ClusterUnreachable",
             Self::ApplyFailed => "ApplyFailed",
@@ -126,6 +128,7 @@ impl Reason {
             Reason::ContainerConfigInvalid,
             Reason::DownloadFailed,
             Reason::SourceNotFound,
+            Reason::SourceUnreachable,
             Reason::NotRunnable,
             Reason::DoesNotFit,
             Reason::ChangeDoesNotFit,

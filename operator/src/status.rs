@@ -7,6 +7,7 @@ use kindling_api::{
     Acceleration, ConditionType, DownloadStatus, EnvelopeStatus, LocalModel, LocalModelStatus, MANAGER, MeasuredTerms,
     MemoryStatus, ModelFacts, PredictedTerms, Source,
 };
+use kindling_envelope::Footprint;
 use kindling_envelope::ledger::Verdict;
 use kindling_proto::v1::GetModelInfoResponse;
 use kindling_proto::v1::ensure_model_response::State as EnsureState;
@@ -82,7 +83,7 @@ fn facts(object: &LocalModel, observed: &Observed, old: LocalModelStatus) -> Loc
     let is_started = matches!(observed.situation, Situation::Started { .. });
     let is_same_spec = old.observed_generation == object.metadata.generation;
     let known = observed.known.facts.as_ref().map(known_facts);
-    let envelope = envelope(observed, old.envelope.filter(|_| is_same_spec && is_started));
+    let envelope = envelope(observed, old.envelope.filter(|_| is_same_spec), is_started);
     let model = info.and_then(model_facts).or(known).or(old.model.filter(|_| is_same_spec));
     let memory = memory(model.as_ref(), &envelope);
     LocalModelStatus {
@@ -108,28 +109,32 @@ fn facts(object: &LocalModel, observed: &Observed, old: LocalModelStatus) -> Loc
 }
 
 /// Predicted and measured, term by term, and what the node has.
-fn envelope(observed: &Observed, old: Option<EnvelopeStatus>) -> EnvelopeStatus {
+fn envelope(observed: &Observed, old: Option<EnvelopeStatus>, is_started: bool) -> EnvelopeStatus {
     let old = old.unwrap_or_default();
-    let measured = observed.info.as_ref().and_then(measured);
-    let Some(outcome) = &observed.outcome else { return EnvelopeStatus { measured: measured.or(old.measured), ..old } };
+    let measured = observed.info.as_ref().and_then(measured).or(old.measured.filter(|_| is_started));
+    let Some(outcome) = &observed.outcome else { return EnvelopeStatus { measured, ..old } };
     let room = outcome.room.as_ref();
     let suggestions: Vec<String> = misfits(&outcome.verdict).iter().map(ToString::to_string).collect();
     EnvelopeStatus {
-        predicted: outcome.footprint.map(|footprint| PredictedTerms {
-            weights_bytes: footprint.weights.0,
-            kv_cache_bytes: footprint.kv_cache.0,
-            activations_bytes: footprint.activations.0,
-            runtime_bytes: footprint.runtime.0,
-            load_transient_bytes: footprint.load_transient.0,
-            total_bytes: footprint.resident().0,
-        }),
-        measured: measured.or(old.measured),
+        predicted: outcome.footprint.map(predicted).or(old.predicted),
+        measured,
         node: room.map(|room| room.node.clone()),
         node_total_bytes: room.map(|room| room.total),
         node_system_bytes: room.map(|room| room.system),
         node_held_bytes: room.map(|room| room.held),
         suggestion: (!suggestions.is_empty()).then(|| suggestions.join("; ")),
         is_overridden: matches!(outcome.verdict, Verdict::Overridden { .. }),
+    }
+}
+
+fn predicted(footprint: Footprint) -> PredictedTerms {
+    PredictedTerms {
+        weights_bytes: footprint.weights.0,
+        kv_cache_bytes: footprint.kv_cache.0,
+        activations_bytes: footprint.activations.0,
+        runtime_bytes: footprint.runtime.0,
+        load_transient_bytes: footprint.load_transient.0,
+        total_bytes: footprint.resident().0,
     }
 }
 

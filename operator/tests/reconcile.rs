@@ -217,7 +217,7 @@ async fn nothing_starts_without_an_agent_and_that_is_said() {
     let scenario = Scenario::new();
     scenario.api.remove(ENVELOPE);
     scenario.settle().await.unwrap();
-    assert_eq!(scenario.reason(), "FactsUnknown");
+    assert_eq!(scenario.reason(), "NoAgent");
     assert_eq!(scenario.api.get(POD), None);
 }
 

@@ -9,6 +9,7 @@ use kindling_proto::v1::get_model_info_response::State;
 use kindling_proto::v1::{EnsureModelResponse, GetModelInfoResponse};
 
 use crate::controller::Error;
+use crate::facts::FailureKind;
 use crate::observe::{Observed, Situation};
 use crate::reason::Reason;
 use crate::validate::ValidateError;
@@ -28,9 +29,10 @@ pub struct Verdict {
 
 /// Of a model whose spec is accepted: from its source to its readiness.
 pub fn of_observed(object: &LocalModel, observed: &Observed) -> Vec<Verdict> {
-    let (resolved, downloaded, admitted) = (resolved(observed), downloaded(object, observed), admitted(observed));
-    let before = [&resolved, &downloaded, &admitted];
-    let obstacle = before.into_iter().find(|verdict| verdict.status == ConditionStatus::False).cloned();
+    let resolved = resolved(observed);
+    let (downloaded, admitted) = (downloaded(object, observed), admitted(observed));
+    let before = [Some(&resolved), downloaded.as_ref(), admitted.as_ref()].into_iter().flatten();
+    let obstacle = before.filter(|verdict| verdict.status == ConditionStatus::False).next().cloned();
     let [loaded, ready] = match (&observed.situation, obstacle) {
         (Situation::Unplaced, Some(obstacle)) => [
             Verdict::fails(ConditionType::Loaded, Reason::Waiting, "the weights and the memory come first"),
@@ -38,7 +40,7 @@ pub fn of_observed(object: &LocalModel, observed: &Observed) -> Vec<Verdict> {
         ],
         (situation, _) => of_pod(situation, observed),
     };
-    vec![resolved, downloaded, admitted, loaded, ready]
+    [Some(resolved), downloaded, admitted, Some(loaded), Some(ready)].into_iter().flatten().collect()
 }
 
 fn of_pod(situation: &Situation, observed: &Observed) -> [Verdict; 2] {
@@ -62,12 +64,15 @@ fn resolved(observed: &Observed) -> Verdict {
         (Some(facts), _) if !facts.not_runnable.is_empty() => {
             fails(Reason::NotRunnable, &format!("this version can't run it: {}", facts.not_runnable))
         }
-        (None, Some(failure)) if failure.is_refusal => fails(Reason::SourceNotFound, &failure.message),
+        (None, Some(failure)) if failure.kind == FailureKind::Refused => {
+            fails(Reason::SourceNotFound, &failure.message)
+        }
         _ => Verdict::holds(ConditionType::Resolved, Reason::Accepted, "the spec is valid"),
     }
 }
 
-fn downloaded(object: &LocalModel, observed: &Observed) -> Verdict {
+/// Nothing while it is not known: what stood there stays.
+fn downloaded(object: &LocalModel, observed: &Observed) -> Option<Verdict> {
     let outcome = observed.outcome.as_ref();
     let waits_on = match outcome.map(|outcome| &outcome.verdict) {
         Some(Placed::WaitingForWeights { nodes }) => nodes.first().map(String::as_str),
@@ -76,7 +81,7 @@ fn downloaded(object: &LocalModel, observed: &Observed) -> Verdict {
     let node = observed.node.as_deref().or_else(|| outcome?.node.as_deref()).or(waits_on);
     let place = node.and_then(|node| observed.known.places.get(node));
     let fails = |reason, message: &str| Verdict::fails(ConditionType::Downloaded, reason, message);
-    match place.map(|place| (place.state(), place)) {
+    Some(match place.map(|place| (place.state(), place)) {
         Some((EnsureState::Queued, _)) => fails(Reason::Downloading, "another download of the node comes first"),
         Some((EnsureState::Downloading, place)) => fails(Reason::Downloading, &download_progress(place)),
         Some((EnsureState::Failed, place)) if observed.pod_name.is_none() => {
@@ -86,18 +91,18 @@ fn downloaded(object: &LocalModel, observed: &Observed) -> Verdict {
         // An operator that was restarted has not asked yet; a pod is made only where the weights are.
         None if observed.pod_name.is_some() => on_node(object),
         None if waits_on.is_some() => fails(Reason::Waiting, "the node's agent is being asked"),
-        None => Verdict::unknown(ConditionType::Downloaded),
-    }
+        None => return None,
+    })
 }
 
-/// Whether memory is reserved, and if not, why.
-fn admitted(observed: &Observed) -> Verdict {
+/// Whether memory is reserved, and if not, why. Nothing before the first round: what stood there stays.
+fn admitted(observed: &Observed) -> Option<Verdict> {
     let condition = ConditionType::MemoryAdmitted;
-    let Some(outcome) = &observed.outcome else { return Verdict::unknown(condition) };
+    let outcome = observed.outcome.as_ref()?;
     let words = outcome.verdict.to_string();
     let holds = |reason| Verdict::holds(condition, reason, &words);
     let fails = |reason| Verdict::fails(condition, reason, &words);
-    match &outcome.verdict {
+    Some(match &outcome.verdict {
         Placed::Admitted { .. } => holds(Reason::Reserved),
         Placed::Overridden { .. } => holds(Reason::Overridden),
         Placed::NodeLost { .. } => fails(Reason::NodeLost),
@@ -118,14 +123,18 @@ fn admitted(observed: &Observed) -> Verdict {
         Placed::BackingOff { .. } => fails(Reason::RestartBackoff),
         Placed::Idle => fails(Reason::Idle),
         Placed::Suspended => fails(Reason::Suspended),
-        Placed::FactsUnknown => {
-            let why = observed.known.failure.as_ref().map_or(
-                "what it takes is not known yet: no node's agent has been asked, or none has answered",
-                |failure| failure.message.as_str(),
-            );
-            Verdict::fails(condition, Reason::FactsUnknown, why)
-        }
-    }
+        Placed::FactsUnknown => match &observed.known.failure {
+            Some(failure) => {
+                let reason = match failure.kind {
+                    FailureKind::Refused => Reason::FactsUnknown,
+                    FailureKind::Unreachable => Reason::SourceUnreachable,
+                    FailureKind::NoAgent => Reason::NoAgent,
+                };
+                Verdict::fails(condition, reason, &failure.message)
+            }
+            None => Verdict::fails(condition, Reason::FactsUnknown, "a node's agent is being asked what it takes"),
+        },
+    })
 }
 
 fn download_progress(place: &EnsureModelResponse) -> String {

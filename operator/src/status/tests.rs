@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::*;
 use crate::dereference::DereferenceError;
-use crate::facts::Failure;
+use crate::facts::{Failure, FailureKind};
 use crate::placement::Outcome;
 use crate::validate::ValidateError;
 
@@ -175,9 +175,19 @@ fn download_is_told_with_its_progress() {
 #[test]
 fn source_that_is_not_there_or_can_not_be_run_is_not_resolved() {
     let mut observed = unplaced(Verdict::FactsUnknown).unwrap();
-    observed.known.failure = Some(Failure { is_refusal: true, message: "no such repository".to_owned() });
+    observed.known.failure = Some(Failure { kind: FailureKind::Refused, message: "no such repository".to_owned() });
     let status = compute(&model(), &Ok(observed), at(1));
     assert_eq!(line(&status), "F:SourceNotFound U:Waiting F:FactsUnknown F:Waiting F:SourceNotFound");
+}
+
+#[test]
+fn operator_that_knows_nothing_yet_leaves_what_stood_there() {
+    let mut object = model();
+    let serving = in_situation(Situation::Started { is_ready: true }, Some(info(Phase::Ready)));
+    object.status = Some(compute(&object, &serving, at(1)));
+    let mut observed = in_situation(Situation::Started { is_ready: true }, None).unwrap();
+    observed.outcome = None;
+    assert_eq!(Some(compute(&object, &Ok(observed), at(2))), object.status);
 }
 
 #[test]
