@@ -195,6 +195,7 @@ fn waiting_route(model: &LocalModel) -> Route {
             retry_after: Some(RETRY_AFTER),
         },
         backend: None,
+        on_demand: None,
     }
 }
 

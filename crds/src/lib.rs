@@ -23,7 +23,7 @@ pub use local_model::{
 };
 pub use names::{
     AGENT_AUDIENCE, AGENT_PORT, API_GROUP, DIGEST_ANNOTATION, FETCH_CONTAINER, GRPC_PORT, GRPC_PORT_NAME, MANAGER,
-    METRICS_PORT, METRICS_PORT_NAME, MODEL_LABEL, RUNTIME_CONTAINER, TERMS_ANNOTATION,
+    METRICS_PORT, METRICS_PORT_NAME, MODEL_LABEL, RUNTIME_CONTAINER, TERMS_ANNOTATION, use_lease_name,
 };
 pub use node_envelope::{
     Holder, MeasuredTerms, NodeDisplay, NodeEnvelope, NodeEnvelopeSpec, NodeEnvelopeStatus, NodeMemory, Pressure,

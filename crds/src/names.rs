@@ -12,6 +12,11 @@ pub const DIGEST_ANNOTATION: &str = "kindling.dev/pod-digest";
 /// Annotation of a model's pod: the memory that it was made with, as JSON.
 pub const TERMS_ANNOTATION: &str = "kindling.dev/memory-terms";
 
+/// Name of the Lease that says when an `OnDemand` model was last used.
+pub fn use_lease_name(model: &str) -> String {
+    format!("{model}-use")
+}
+
 /// Audience of the tokens with which the node's agent is asked.
 pub const AGENT_AUDIENCE: &str = "kindling-agent";
 

@@ -15,6 +15,8 @@ pub struct Config {
     pub force_include_usage: bool,
     /// Largest request body, in bytes; a larger one is answered with 413.
     pub max_body_bytes: usize,
+    /// Requests that are held for one model while it is loaded; more are answered with 503.
+    pub max_held: usize,
     /// How long the gateway waits for whom.
     pub timeouts: Timeouts,
 }
@@ -27,6 +29,7 @@ impl Config {
             metrics_listen: None,
             force_include_usage: false,
             max_body_bytes: 32 << 20,
+            max_held: 64,
             timeouts: Timeouts::default(),
         }
     }
@@ -43,6 +46,9 @@ pub struct Timeouts {
     pub write_stall: Duration,
     /// For one request from its body to its last byte.
     pub request: Duration,
+    /// How long a request waits for its model to be loaded; then it is answered with 503 and `retry-after`. A stream is
+    /// open meanwhile and gets comment lines.
+    pub hold: Duration,
     /// How long a streaming answer waits for the runtime's first word, to tell refusals by status code.
     /// Afterwards the stream opens and a refusal becomes an event in it.
     pub stream_open: Duration,
@@ -60,6 +66,7 @@ impl Default for Timeouts {
             body_read: Duration::from_secs(60),
             write_stall: Duration::from_secs(60),
             request: Duration::from_secs(3600),
+            hold: Duration::from_secs(300),
             stream_open: Duration::from_secs(5),
             keepalive: Duration::from_secs(10),
             drain: Duration::from_secs(20),

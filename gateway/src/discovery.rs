@@ -4,11 +4,13 @@
 
 mod cluster;
 mod fixed;
+mod leases;
 mod table;
 
 pub use cluster::Cluster;
 pub use fixed::StaticRoutes;
-pub use table::{Availability, Route};
+pub(crate) use leases::Leases;
+pub use table::{Availability, OnDemand, Route};
 pub(crate) use table::{Model, RouteTable};
 
 use std::sync::Arc;
@@ -42,6 +44,11 @@ impl Routes {
             Discovery::Cluster(cluster) => tokio::spawn(cluster::feed(cluster, sender)),
         };
         Self { table, _feeder: AbortOnDropHandle::new(feeder) }
+    }
+
+    /// Follows every change.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<RouteTable>> {
+        self.table.clone()
     }
 
     /// The newest table.

@@ -7,6 +7,7 @@ mod tokens;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use kindling_proto::v1::generate_request::Input;
@@ -18,6 +19,7 @@ use tonic::Streaming;
 
 use kindling_proto::{REFUSED_FIELD, STRUCTURED_OUTPUT};
 
+use crate::activation::InUse;
 use crate::backend::Backend;
 use crate::error::{ApiError, ErrorKind};
 use crate::observe::Record;
@@ -58,7 +60,8 @@ pub struct Delta {
 
 /// What to run.
 pub struct Job {
-    pub backend: Backend,
+    /// Ready when the model is, with what keeps it in use.
+    pub backend: Starting,
     /// One for each prompt.
     pub requests: Vec<GenerateRequest>,
     /// Choices for each prompt.
@@ -78,11 +81,17 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(200);
 /// How often a later prompt of a call asks for a place in a full queue.
 const QUEUE_PAUSE: Duration = Duration::from_millis(250);
 
+/// A model that may have to be loaded first.
+pub type Starting = BoxFuture<'static, Result<(Backend, Option<InUse>), ApiError>>;
+
 type Responses = BoxStream<'static, Result<(u32, GenerateResponse), tonic::Status>>;
 
 /// A running job.
 pub struct Generation {
+    /// Until the model is there.
+    starting: Option<(Starting, Vec<GenerateRequest>)>,
     responses: Responses,
+    _in_use: Option<InUse>,
     n: u32,
     unfinished: u32,
     deadline: Instant,
@@ -101,12 +110,10 @@ impl Generation {
         let prompt_field = if is_chat { "messages" } else { "prompt" };
         let unfinished = requests.len() as u32 * n;
         let tokens = Tokens::new(record, unfinished);
-        let numbered = (0..).zip(requests);
-        let responses = stream::iter(numbered)
-            .flat_map_unordered(PROMPTS_AT_ONCE, move |(prompt, request)| responses(&backend, prompt, request))
-            .boxed();
         Self {
-            responses,
+            starting: Some((backend, requests)),
+            responses: stream::empty().boxed(),
+            _in_use: None,
             n,
             unfinished,
             deadline: Instant::now() + deadline,
@@ -122,6 +129,9 @@ impl Generation {
     /// # Errors
     /// The runtime's refusal or failure. It is final for all choices.
     pub async fn next(&mut self) -> Option<Result<Event, ApiError>> {
+        if let Err(error) = self.start_responses().await {
+            return Some(Err(error));
+        }
         loop {
             if self.unfinished == 0 {
                 tokio::time::timeout(TRAILERS, self.responses.next()).await.ok();
@@ -132,7 +142,7 @@ impl Generation {
                 response = tokio::time::timeout_at(self.deadline, self.responses.next()) => response,
             };
             let response = match response {
-                Err(_) => return Some(Err(ApiError::new(ErrorKind::Timeout, "the request took longer than it may"))),
+                Err(_) => return Some(Err(took_too_long())),
                 Ok(None) => return Some(Err(broken("it stopped before the end"))),
                 Ok(Some(Err(status))) => return Some(Err(self.failure(status))),
                 Ok(Some(Ok(response))) => response,
@@ -143,6 +153,22 @@ impl Generation {
                 Err(error) => return Some(Err(error)),
             }
         }
+    }
+
+    /// Waits for the model and sends the requests, once. Can be given up and called again.
+    async fn start_responses(&mut self) -> Result<(), ApiError> {
+        let Some((starting, _)) = &mut self.starting else { return Ok(()) };
+        let started = tokio::select! {
+            () = self.closing.cancelled() => return Err(shutting_down()),
+            started = tokio::time::timeout_at(self.deadline, starting) => started,
+        };
+        let (backend, in_use) = started.map_err(|_| took_too_long())??;
+        let (_, requests) = self.starting.take().expect("it should still be starting");
+        self._in_use = in_use;
+        self.responses = stream::iter((0..).zip(requests))
+            .flat_map_unordered(PROMPTS_AT_ONCE, move |(prompt, request)| responses(&backend, prompt, request))
+            .boxed();
+        Ok(())
     }
 
     fn failure(&self, status: tonic::Status) -> ApiError {
@@ -247,6 +273,10 @@ fn is_unsent(status: &tonic::Status) -> bool {
         cause = error.source();
     }
     false
+}
+
+fn took_too_long() -> ApiError {
+    ApiError::new(ErrorKind::Timeout, "the request took longer than it may")
 }
 
 fn shutting_down() -> ApiError {

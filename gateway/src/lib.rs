@@ -4,6 +4,7 @@
 //! a [`Discovery`]. This crate knows HTTP, the OpenAI wire format and where runtimes are. It does not know tokens,
 //! templates or architectures: those are the runtime's, behind gRPC.
 
+mod activation;
 mod backend;
 mod body;
 mod config;
@@ -17,7 +18,8 @@ mod openai;
 mod router;
 mod serve;
 
+pub use activation::UseWriter;
 pub use backend::Backend;
 pub use config::{Config, Timeouts};
-pub use discovery::{Availability, Cluster, Discovery, Route, StaticRoutes};
+pub use discovery::{Availability, Cluster, Discovery, OnDemand, Route, StaticRoutes};
 pub use serve::{ServeError, serve};

@@ -8,6 +8,7 @@ use axum::routing::{get, post};
 use http::{Method, Uri};
 use tokio_util::sync::CancellationToken;
 
+use crate::activation::Activation;
 use crate::config::Timeouts;
 use crate::discovery::Routes;
 use crate::error::{ApiError, ErrorKind};
@@ -19,6 +20,7 @@ use crate::{health, openai};
 #[derive(Clone)]
 pub struct App {
     pub routes: Arc<Routes>,
+    pub activation: Arc<Activation>,
     pub metrics: Arc<Metrics>,
     pub force_include_usage: bool,
     pub max_body_bytes: usize,

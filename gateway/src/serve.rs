@@ -15,8 +15,9 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use crate::activation::{Activation, UseWriter};
 use crate::config::{Config, Timeouts};
-use crate::discovery::Routes;
+use crate::discovery::{Discovery, Leases, Routes};
 use crate::metrics::Metrics;
 use crate::router::{self, App};
 use stall::StallGuard;
@@ -52,13 +53,19 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
-    let Config { discovery, metrics_listen, force_include_usage, max_body_bytes, timeouts } = config;
+    let Config { discovery, metrics_listen, force_include_usage, max_body_bytes, max_held, timeouts } = config;
     let metrics = Arc::new(Metrics::new()?);
     let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs() as i64);
+    let writer: Option<Arc<dyn UseWriter>> = match &discovery {
+        Discovery::Cluster(cluster) => Some(Arc::new(Leases::new(cluster.client.clone()))),
+        Discovery::Static(routes) => routes.use_writer(),
+    };
+    let activation = Arc::new(Activation::new(writer, max_held, timeouts.hold));
     let routes = Arc::new(Routes::follow(discovery));
     let closing = CancellationToken::new();
     let app = App {
         routes,
+        activation,
         metrics: metrics.clone(),
         force_include_usage,
         max_body_bytes,

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use futures::StreamExt as _;
-use kindling_api::{MANAGER, NodeEnvelope};
+use k8s_openapi::api::coordination::v1::Lease;
+use kindling_api::{MANAGER, MODEL_LABEL, NodeEnvelope};
 use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -148,7 +149,8 @@ async fn reconcile_all(client: Client, config: OperatorConfig, metrics: Arc<Metr
         let (placement, stop) = (Arc::clone(&placement), stop.clone());
         async move { placement.run(stop).await }
     });
-    let watching = tokio::spawn(wake_on_envelopes(client.clone(), Arc::clone(&placement), stop.clone()));
+    let watching =
+        tokio::spawn(wake_on_changes(client.clone(), config.namespace.clone(), Arc::clone(&placement), stop.clone()));
     let cx = Context { client, config, placement, runtime: Arc::new(GrpcRuntimeInfo), recorder, metrics };
     let reconciles = controller::run(controller, Arc::new(cx), UnboundedReceiverStream::new(placed), stop);
     // A panic in one of them ends all: nobody would decide under a lease that is still held.
@@ -159,16 +161,30 @@ async fn reconcile_all(client: Client, config: OperatorConfig, metrics: Arc<Metr
     }
 }
 
-/// What agents measure changes what may start.
-async fn wake_on_envelopes(client: Client, placement: Arc<Placement>, stop: CancellationToken) {
-    let api = kube::Api::<NodeEnvelope>::all(client);
-    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
+/// What agents measure changes what may start, and so does a request for a model that is not there.
+async fn wake_on_changes(
+    client: Client,
+    namespace: Option<String>,
+    placement: Arc<Placement>,
+    stop: CancellationToken,
+) {
+    let envelopes = kube::Api::<NodeEnvelope>::all(client.clone());
+    let leases: kube::Api<Lease> = match namespace {
+        Some(namespace) => kube::Api::namespaced(client, &namespace),
+        None => kube::Api::all(client),
+    };
+    let of_models = watcher::Config::default().labels(MODEL_LABEL);
+    let envelopes = watcher(envelopes, watcher::Config::default()).default_backoff().map(|event| event.map(drop));
+    let leases = watcher(leases, of_models).default_backoff().map(|event| event.map(drop));
+    let mut events = std::pin::pin!(futures::stream::select(envelopes, leases));
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             event = events.next() => match event {
-                Some(Ok(_)) => placement.wake(),
-                Some(Err(error)) => tracing::warn!(%error, "watching NodeEnvelopes fails; are the CRD and the operator's role installed?"),
+                Some(Ok(())) => placement.wake(),
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "watching nodes' memory fails; are the CRDs and the operator's roles installed?");
+                }
                 None => return,
             }
         }

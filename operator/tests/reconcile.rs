@@ -416,3 +416,44 @@ async fn deleted_model_is_left_to_the_garbage_collector() {
     scenario.settle().await.unwrap();
     assert!(scenario.api.take_writes().is_empty());
 }
+
+const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/models/leases/smollm2-use";
+
+impl Scenario {
+    /// What a gateway writes while requests wait or run.
+    fn used(&self, seconds_ago: i64) {
+        let at = k8s_openapi::jiff::Timestamp::now() - k8s_openapi::jiff::SignedDuration::from_secs(seconds_ago);
+        let at = format!("{at:.6}");
+        self.api.put(
+            LEASE,
+            json!({
+                "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+                "metadata": { "name": "smollm2-use", "namespace": "models" },
+                "spec": { "acquireTime": at, "renewTime": at },
+            }),
+        );
+    }
+}
+
+#[tokio::test]
+async fn model_on_demand_is_loaded_when_it_is_used_and_unloaded_when_it_was_not_for_long_enough() {
+    let scenario = Scenario::new();
+    scenario.edit_model("lifecycle", json!({ "activation": "OnDemand", "keepAlive": "60s" }));
+    scenario.settle().await.unwrap();
+    assert_eq!(scenario.reason(), "Idle");
+    assert_eq!((scenario.api.get(POD), scenario.ledger()), (None, Vec::new()));
+    scenario.used(0);
+    scenario.settle().await.unwrap();
+    assert_eq!(scenario.ledger(), ["models/smollm2 Loading"]);
+    scenario.pod_runs(true);
+    scenario.settle().await.unwrap();
+    assert_eq!(scenario.ledger(), ["models/smollm2 Resident"]);
+    // It has just become resident, which counts as use; it is kept for a minute from then.
+    scenario.used(3600);
+    scenario.settle().await.unwrap();
+    assert_eq!(scenario.ledger(), ["models/smollm2 Resident"]);
+    scenario.edit_model("lifecycle", json!({ "activation": "OnDemand", "keepAlive": "0s" }));
+    scenario.settle().await.unwrap();
+    assert_eq!(scenario.ledger(), ["models/smollm2 Releasing"]);
+    assert!(scenario.api.take_writes().contains(&"DELETE pods/smollm2-0".to_owned()));
+}

@@ -6,15 +6,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use kindling_api::{ConditionType, LocalModel};
+use kindling_api::{Activation, ConditionType, LocalModel};
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
 
-use super::table::{Availability, Route, RouteTable};
+use super::table::{Availability, OnDemand, Route, RouteTable};
 use crate::backend::Backend;
 
 /// The LocalModels of a cluster.
+#[derive(Clone)]
 pub struct Cluster {
     /// How to reach the API server.
     pub client: Client,
@@ -74,7 +75,24 @@ fn route(model: &LocalModel, channels: &mut Channels) -> Route {
         created: model.creation_timestamp().map_or(0, |time| time.0.as_second()),
         availability,
         backend,
+        on_demand: on_demand(model),
     }
+}
+
+/// Reasons for which no request brings a model: somebody has to change something first.
+const NEVER_COMES: [&str; 4] = ["DoesNotFit", "SourceNotFound", "NotRunnable", "Suspended"];
+
+fn on_demand(model: &LocalModel) -> Option<OnDemand> {
+    if model.spec.lifecycle.activation != Activation::OnDemand || model.spec.replicas == 0 {
+        return None;
+    }
+    let ready = model.status.as_ref().and_then(|status| status.condition(ConditionType::Ready));
+    Some(OnDemand {
+        namespace: model.namespace()?,
+        name: model.name_any(),
+        uid: model.uid()?,
+        can_come: ready.is_none_or(|ready| !NEVER_COMES.contains(&ready.reason.as_str())),
+    })
 }
 
 /// Channels by endpoint, so that a change of anything but the endpoint keeps the connection.

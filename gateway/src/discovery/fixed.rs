@@ -5,17 +5,29 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::table::{Route, RouteTable};
+use crate::activation::UseWriter;
 
 /// A list of routes; clones share it, and a change through one is seen by all.
 #[derive(Clone)]
 pub struct StaticRoutes {
     routes: watch::Sender<Vec<Route>>,
+    use_writer: Option<Arc<dyn UseWriter>>,
 }
 
 impl StaticRoutes {
     /// A list to begin with; it may be empty.
     pub fn new(routes: Vec<Route>) -> Self {
-        Self { routes: watch::Sender::new(routes) }
+        Self { routes: watch::Sender::new(routes), use_writer: None }
+    }
+
+    /// Tells `writer` when a model that is loaded on demand is in use.
+    #[must_use]
+    pub fn with_use_writer(self, writer: Arc<dyn UseWriter>) -> Self {
+        Self { use_writer: Some(writer), ..self }
+    }
+
+    pub(crate) fn use_writer(&self) -> Option<Arc<dyn UseWriter>> {
+        self.use_writer.clone()
     }
 
     /// Replaces the list.

@@ -36,6 +36,21 @@ pub struct Route {
     pub availability: Availability,
     /// Where it answers; `None` while it has no address.
     pub backend: Option<Backend>,
+    /// If it is loaded when a request comes: which one it is.
+    pub on_demand: Option<OnDemand>,
+}
+
+/// A model that is loaded when a request comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnDemand {
+    /// The LocalModel's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// Whether waiting for it is of any use: not if its spec is refused or it fits on no node.
+    pub can_come: bool,
 }
 
 /// A route inside a table.
@@ -58,6 +73,11 @@ impl Model {
             (Availability::Ready, None) => Err(self.unavailable("it has no endpoint yet", None)),
             (Availability::Unavailable { message, retry_after }, _) => Err(self.unavailable(message, *retry_after)),
         }
+    }
+
+    /// Whether a request makes it come.
+    pub(crate) fn is_activated(&self) -> bool {
+        self.route.on_demand.as_ref().is_some_and(|on_demand| on_demand.can_come)
     }
 
     pub(crate) fn is_ready(&self) -> bool {
@@ -185,6 +205,7 @@ mod tests {
             created: 0,
             availability: Availability::Unavailable { message: "loading".into(), retry_after: None },
             backend: None,
+            on_demand: None,
         }
     }
 

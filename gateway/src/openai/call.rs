@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::Request;
+use futures::FutureExt as _;
 use kindling_proto::v1::GenerateRequest;
 use kindling_proto::v1::generate_request::Input;
 use serde::de::DeserializeOwned;
@@ -68,7 +69,12 @@ pub fn start(
     let (form_field, structured_output) = form.map(|form| (form.field, form.structured_output)).unzip();
     let found = app.routes.table().resolve(&model)?;
     record.set_model(&found);
-    let backend = found.backend()?.clone();
+    let in_use = app.activation.begin(&found);
+    if !found.is_activated() {
+        found.backend()?;
+    }
+    let (routes, activation, name) = (Arc::clone(&app.routes), Arc::clone(&app.activation), model.clone());
+    let backend = async move { Ok((activation.backend(&routes, &name, in_use.as_ref()).await?, in_use)) };
     let id = new_id(id_prefix);
     let request = |(idx, input)| GenerateRequest {
         request_id: if idx == 0 { id.clone() } else { format!("{id}-{idx}") },
@@ -84,6 +90,7 @@ pub fn start(
     tracing::debug!(request_id = record.request_id, id, model = found.canonical, "request goes to the runtime");
     let num_choices = requests.len() as u32 * n;
     let (deadline, closing) = (app.timeouts.request, app.closing.clone());
+    let backend = backend.boxed();
     let job = Job { backend, requests, n, form_field, deadline, closing, record: record.clone() };
     Ok(Answer {
         head: Head { id, created: now(), model, include_usage: include_usage || app.force_include_usage },

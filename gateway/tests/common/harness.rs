@@ -42,6 +42,7 @@ pub async fn gateway_with(
         created: 1_700_000_000,
         availability: Availability::Ready,
         backend: Some(Backend::new(runtime.start().await)),
+        on_demand: None,
     }]);
     let mut config = Config::new(Discovery::Static(routes.clone()));
     config.timeouts.drain = Duration::from_millis(10);

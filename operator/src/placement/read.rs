@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::Timestamp;
-use kindling_api::{LocalModel, MANAGER, NodeEnvelope};
+use kindling_api::{LocalModel, MANAGER, MODEL_LABEL, NodeEnvelope, use_lease_name};
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 
@@ -25,6 +26,8 @@ pub struct World {
     pub pods: Vec<Pod>,
     /// Every node.
     pub nodes: Vec<Node>,
+    /// When models were last used: what gateways write.
+    pub leases: Vec<Lease>,
 }
 
 /// Reads it.
@@ -44,13 +47,33 @@ pub async fn read(client: &Client, config: &OperatorConfig) -> Result<World, Pla
     };
     let ours = ListParams::default().labels(&format!("app.kubernetes.io/managed-by={MANAGER}"));
     let pods = pods.list(&ours).await.map_err(failed("pods"))?;
-    Ok(World { models: models.items, envelopes: envelopes.items, pods: pods.items, nodes: nodes.items })
+    let leases: Api<Lease> = match &config.namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let leases = leases.list(&ListParams::default().labels(MODEL_LABEL)).await.map_err(failed("Leases"))?;
+    Ok(World {
+        leases: leases.items,
+        models: models.items,
+        envelopes: envelopes.items,
+        pods: pods.items,
+        nodes: nodes.items,
+    })
 }
 
 impl World {
     /// The node of this name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.metadata.name.as_deref() == Some(name))
+    }
+
+    /// Since when a model has been in use, and when it last was.
+    pub fn last_use(&self, model: &LocalModel) -> Option<(Timestamp, Timestamp)> {
+        let name = use_lease_name(&model.name_any());
+        let is_its = |lease: &&Lease| lease.name_any() == name && lease.namespace() == model.namespace();
+        let spec = self.leases.iter().find(is_its)?.spec.as_ref()?;
+        let last = spec.renew_time.as_ref()?.0;
+        Some((spec.acquire_time.as_ref().map_or(last, |time| time.0), last))
     }
 
     /// Address of each agent on these nodes.

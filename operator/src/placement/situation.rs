@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use k8s_openapi::jiff::Timestamp;
 use kindling_api::{Activation as AskedActivation, ConditionType, LocalModel, MODEL_LABEL, MemoryPolicy, NodeEnvelope};
 use kindling_envelope::ledger::{
-    Activation, Measured, Need, NodeFacts, Plan, Pod as PlannedPod, PodPhase, Policy, Reservation, Situation, Terms,
-    Wish, node_with,
+    Activation, IN_USE_FOR, Measured, Need, NodeFacts, Plan, Pod as PlannedPod, PodPhase, Policy, Reservation,
+    Situation, Terms, Wish, node_with,
 };
 use kindling_envelope::{Bytes, Device, KvDtype, Model, Pool, Serving};
 use kube::ResourceExt;
@@ -90,6 +90,7 @@ fn wish(
     let runnable = known.facts.as_ref().filter(|facts| facts.not_runnable.is_empty());
     let need = validated.as_ref().zip(runnable).map(|(model, facts)| need(model, &facts.model));
     let spec = &object.spec;
+    let last_use = world.last_use(object).filter(|_| spec.lifecycle.activation == AskedActivation::OnDemand);
     let wish = Wish {
         key: key(&uid, copy),
         name: format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any()),
@@ -99,12 +100,14 @@ fn wish(
         activation: match spec.lifecycle.activation {
             AskedActivation::Always => Activation::Always,
             AskedActivation::OnDemand => {
-                Activation::OnDemand { keep_alive: spec.lifecycle.keep_alive(), requested: false }
+                let is_recent = |(_, last): (Timestamp, Timestamp)| time(now).since(time(last)) < IN_USE_FOR;
+                let requested = last_use.is_some_and(is_recent);
+                Activation::OnDemand { keep_alive: spec.lifecycle.keep_alive(), requested }
             }
             AskedActivation::Suspended => Activation::Suspended,
         },
-        wanted_since: time(wanted_since(object).unwrap_or(now)),
-        last_used: None,
+        wanted_since: time(wanted_since(object, last_use.map(|(since, _)| since)).unwrap_or(now)),
+        last_used: last_use.map(|(_, last)| time(last)),
         min_resident: spec.lifecycle.min_resident(),
         load_time: None,
         policy: match spec.memory.policy {
@@ -131,8 +134,11 @@ pub fn backoffs(world: &World, now: Timestamp) -> Vec<(String, Timestamp)> {
     until.collect()
 }
 
-/// Since when it is without memory: as its condition says, else since it exists.
-fn wanted_since(object: &LocalModel) -> Option<Timestamp> {
+/// Since when it waits for memory: since requests do, since its condition says so, or since it exists.
+fn wanted_since(object: &LocalModel, requested_since: Option<Timestamp>) -> Option<Timestamp> {
+    if requested_since.is_some() {
+        return requested_since;
+    }
     let condition = object.status.as_ref().and_then(|status| status.condition(ConditionType::MemoryAdmitted));
     let refused = condition.filter(|condition| condition.status == "False").map(|c| c.last_transition_time.0);
     refused.or_else(|| object.metadata.creation_timestamp.as_ref().map(|time| time.0))

@@ -127,7 +127,7 @@ fn every_verdict_has_its_line_and_its_words() {
         (Verdict::NoNode, "NoNode", "no node"),
         (Verdict::Idle, "Idle", "no request"),
         (Verdict::Suspended, "Suspended", "suspended"),
-        (Verdict::FactsUnknown, "FactsUnknown", "not known yet"),
+        (Verdict::FactsUnknown, "FactsUnknown", "being asked what it takes"),
     ];
     for (verdict, reason, words) in table {
         let status = compute(&model(), &unplaced(verdict), at(1));

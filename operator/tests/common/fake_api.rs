@@ -123,7 +123,7 @@ impl State {
     /// The objects of a kind, in all namespaces, if the path is that of a kind.
     fn list(&self, path: &str) -> Option<Value> {
         let (group, kind) = path.rsplit_once('/')?;
-        let kinds = ["pods", "nodes", "localmodels", "nodeenvelopes"];
+        let kinds = ["pods", "nodes", "localmodels", "nodeenvelopes", "leases"];
         if !kinds.contains(&kind) {
             return None;
         }
