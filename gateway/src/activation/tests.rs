@@ -81,7 +81,7 @@ async fn a_use_is_renewed_while_it_lasts_and_not_afterwards() {
     assert_eq!(writes, 4, "at once, and after 3, 6 and 9 seconds");
     assert!(lock(&stage.counts.ages).windows(2).all(|ages| ages[0] < ages[1]), "it has been used since the beginning");
     drop(in_use);
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    tokio::time::sleep(Duration::from_secs(11)).await;
     assert_eq!(stage.counts.writes.load(Ordering::Relaxed), writes);
     let _again = stage.begin();
     tokio::time::sleep(Duration::from_millis(10)).await;
