@@ -103,7 +103,7 @@ pub enum Step {
     Release(Leaving),
     /// Its pod is gone; its memory is awaited.
     AwaitMemory,
-    /// Its memory is not back, but what comes next has its room without it: it keeps no more than the rest of the node.
+    /// Its memory is not back, but what comes next was measured to have its room: it counts no more.
     Yield,
     /// It ends.
     Drop(Release),

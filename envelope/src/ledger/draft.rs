@@ -97,11 +97,11 @@ impl<'a> Draft<'a> {
         self.note(node, &dropped, Step::Drop(how));
     }
 
-    /// What leaves counts for less from now on; what it held is kept to be measured.
-    pub fn shrink(&mut self, node: &str, key: &str, bytes: Bytes) {
+    /// What leaves counts no more; what it held is kept to be measured.
+    pub fn yield_room(&mut self, node: &str, key: &str) {
         let Some(held) = self.find(node, key) else { return };
         held.measured = held.measured.or(Some(held.terms.bytes));
-        (held.terms.bytes, held.terms.load_transient) = (bytes, Bytes(0));
+        (held.terms.bytes, held.terms.load_transient) = (Bytes(0), Bytes(0));
         let noted = held.clone();
         self.note(node, &noted, Step::Yield);
     }

@@ -50,10 +50,7 @@ fn next_to_load(draft: &Draft<'_>, node: &str, facts: &NodeFacts) -> Option<Stri
         })
         .collect();
     next.sort_by_key(|read| (Reverse(read.priority), read.made_at, read.key.as_str()));
-    let measured = facts.measured?;
-    let residents: Vec<Reservation> =
-        draft.ledgers[node].iter().filter(|held| held.state == State::Resident).cloned().collect();
-    let unseen = release::unallocated(&residents, measured);
+    let unseen = release::unseen(draft, node, facts.measured?, State::Pending);
     let is_there =
         |read: &Reservation| draft.missing(node, &read.terms, unseen).is_some_and(|bytes| bytes <= UNPUBLISHED);
     // What was let in although it does not fit is the agent's to judge alone.

@@ -208,6 +208,8 @@ pub struct Pod {
     pub node: String,
     /// How far it is.
     pub phase: PodPhase,
+    /// Since when it is that far: of a pod that is ready, since when it is.
+    pub since: Time,
     /// What it was made with.
     pub terms: Terms,
 }

@@ -114,8 +114,9 @@ impl Cluster {
                     let mut held = nodes.iter().flat_map(|node| &node.reservations);
                     let held = held.find(|held| held.key == *key).expect("a pod follows a reservation");
                     let (name, model, terms) = (held.name.clone(), held.model.clone(), held.terms.clone());
-                    let phase = PodPhase::Starting;
-                    self.situation.pods.push(Pod { key: key.clone(), name, model, node: node.clone(), phase, terms });
+                    let (phase, since) = (PodPhase::Starting, self.situation.now);
+                    let node = node.clone();
+                    self.situation.pods.push(Pod { key: key.clone(), name, model, node, phase, since, terms });
                 }
             }
         }

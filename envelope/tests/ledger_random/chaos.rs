@@ -241,6 +241,9 @@ fn restart_container(world: &mut World) {
     let (held, node) = (process.allocated(), process.node.clone());
     (process.stage, process.has_restarted) = (Stage::Asking { from }, true);
     world.give_back(&node, &key, held);
+    // What the ended container held is nowhere written beside what the next one holds.
+    let machine = world.machines.get_mut(&node).expect("it has a pod");
+    machine.returning.iter_mut().filter(|returning| returning.key == key).for_each(|own| own.is_unknown = true);
 }
 
 fn power_cycle(world: &mut World) {

@@ -222,8 +222,9 @@ fn promises_are_covered(world: &World, node: &str, machine: &Machine) {
     let slack = 256 << 20;
     assert!(
         sum + largest + beyond + machine.baseline + machine.floor() <= machine.total + slack,
-        "{node} has promised memory that is not back: {sum} + {largest} + {beyond} of {}",
-        machine.total
+        "{node} has promised memory that is not back: {sum} + {largest} + {beyond} of {}; {:?}",
+        machine.total,
+        machine.returning
     );
 }
 

@@ -35,6 +35,7 @@ pub struct Machine {
 }
 
 /// Memory that a process held that is gone.
+#[derive(Debug)]
 pub struct Returning {
     pub key: String,
     pub bytes: u64,
@@ -63,6 +64,7 @@ pub struct Process {
     pub has_restarted: bool,
     /// For the first time, whatever became of its containers since.
     pub served_since: Option<u64>,
+    pub serving_since: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -276,6 +278,9 @@ impl World {
             stage => stage,
         };
         if let Some(process) = self.processes.get_mut(key) {
+            if next == Stage::Serving && process.stage != next {
+                process.serving_since = now;
+            }
             process.stage = next;
             if next == Stage::Serving {
                 process.served_since = process.served_since.or(Some(now));
