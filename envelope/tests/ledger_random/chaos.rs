@@ -39,6 +39,7 @@ fn machine(random: &mut Random) -> Machine {
         ledger: Vec::new(),
         published: None,
         returning: Vec::new(),
+        late_until: 0,
         is_wiped: false,
     }
 }

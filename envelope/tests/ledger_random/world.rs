@@ -30,6 +30,8 @@ pub struct Machine {
     /// Available, and when.
     pub published: Option<(u64, u64)>,
     pub returning: Vec<Returning>,
+    /// When the last memory comes back for which the ledger does not wait so long.
+    pub late_until: u64,
     /// Somebody emptied the ledger, and the operator has not written since.
     pub is_wiped: bool,
 }
@@ -329,6 +331,11 @@ impl World {
         let (dead_at, back_at) = (self.now, self.now + delay * SECOND);
         let Some(machine) = self.machines.get_mut(node) else { return };
         let is_unknown = !machine.ledger.iter().any(|held| held.key == key && held.state != State::Pending);
+        // What the ledger has given up waiting for may be taken for this when it comes: that was a warning.
+        let is_unknown = is_unknown || self.now < machine.late_until + 60 * SECOND;
+        if late {
+            machine.late_until = machine.late_until.max(back_at);
+        }
         let key = key.to_owned();
         machine.returning.push(Returning { key, bytes, back_at, dead_at, is_unknown, group: None });
     }
