@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use crate::Bytes;
 
 use super::{
-    Change, Leaving, NodeFacts, Plan, Pod, PodStep, Release, Reservation, Situation, State, Step, Time, Verdict, Wish,
+    Change, Leaving, MEASURED_EVERY, NodeFacts, Plan, Pod, PodStep, Release, Reservation, Situation, State, Step, Time,
+    Verdict, Wish,
 };
 
 /// What was read, and what becomes of it so far. Everything is ordered by name, so that nothing depends on the order in
@@ -77,12 +78,14 @@ impl<'a> Draft<'a> {
 
     /// Another state of a reservation.
     pub fn move_to(&mut self, node: &str, key: &str, state: State, step: Step) {
-        let (now, available) = (self.now, self.nodes.get(node).and_then(|facts| facts.measured));
+        let now = self.now;
+        let last = self.nodes.get(node).and_then(|facts| facts.measured);
+        let recent = last.filter(|measured| now.since(measured.at) <= MEASURED_EVERY);
         let Some(reservation) = self.find(node, key) else { return };
         reservation.state = state;
         reservation.since = now;
         if state == State::Releasing {
-            reservation.available_before = available.map(|measured| measured.available);
+            reservation.available_before = recent.map(|measured| measured.available);
             reservation.gone_at = None;
         }
         let noted = reservation.clone();

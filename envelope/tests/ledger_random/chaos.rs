@@ -227,7 +227,10 @@ fn wipe(world: &mut World) {
     let machine = world.machines.get_mut(&node).expect("it was listed");
     machine.ledger.clear();
     machine.is_wiped = true;
-    machine.returning.iter_mut().for_each(|returning| returning.is_unknown = true);
+    for returning in &mut machine.returning {
+        returning.is_unknown = true;
+        machine.late_until = machine.late_until.max(returning.back_at);
+    }
 }
 
 /// A container ends and is started again in its pod; so is every one when a machine loses its power.
