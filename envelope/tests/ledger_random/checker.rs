@@ -197,11 +197,11 @@ fn promises_are_covered(world: &World, node: &str, machine: &Machine) {
         let (bytes, transient) = pair(held);
         match process.map(|process| process.stage) {
             Some(Stage::Serving) => sum += process.map_or(0, |process| process.holds),
-            Some(Stage::Draining { held, .. }) => sum += held,
+            Some(Stage::Draining { held, .. }) => sum += held.min(bytes),
             None if held.state == State::Releasing => {
                 let own = |returning: &&Returning| returning.key == held.key && returning.group.is_none();
                 let own = machine.returning.iter().filter(own).filter(|returning| !returning.is_unknown);
-                sum += own.map(|returning| returning.bytes).sum::<u64>();
+                sum += own.map(|returning| returning.counted).sum::<u64>();
             }
             _ => sum += bytes,
         }
@@ -215,8 +215,8 @@ fn promises_are_covered(world: &World, node: &str, machine: &Machine) {
     for returning in machine.returning.iter().filter(is_waited_for) {
         let Some(group) = returning.group else { continue };
         match late.iter_mut().find(|(other, _)| *other == group) {
-            Some((_, bytes)) => *bytes += returning.bytes,
-            None => late.push((group, returning.bytes)),
+            Some((_, bytes)) => *bytes += returning.counted,
+            None => late.push((group, returning.counted)),
         }
     }
     let beyond: u64 = late.iter().map(|(group, bytes)| bytes.saturating_sub(world.groups[*group] / 5)).sum();

@@ -41,6 +41,8 @@ pub struct Machine {
 pub struct Returning {
     pub key: String,
     pub bytes: u64,
+    /// Of these, what the ledger counts: what loading takes beside it is shared by all, and the agent's to wait for.
+    pub counted: u64,
     pub back_at: u64,
     pub dead_at: u64,
     /// Nobody can know of it: the ledger was emptied, or the pod died before anybody saw it.
@@ -272,8 +274,8 @@ impl World {
                 Stage::Serving
             }
             Stage::Draining { until, held } if until <= now && self.machines[&node].is_online(now) => {
-                self.processes.remove(key);
                 self.give_back(&node, key, held);
+                self.processes.remove(key);
                 self.is_changed = true;
                 return;
             }
@@ -329,6 +331,7 @@ impl World {
         let late = self.random.once_in(40);
         let delay = if late { self.random.between(125, 200) } else { self.random.between(0, 90) };
         let (dead_at, back_at) = (self.now, self.now + delay * SECOND);
+        let reserved = self.processes.get(key).map_or(0, |process| process.reserved);
         let Some(machine) = self.machines.get_mut(node) else { return };
         let is_unknown = !machine.ledger.iter().any(|held| held.key == key && held.state != State::Pending);
         // What the ledger has given up waiting for may be taken for this when it comes: that was a warning.
@@ -337,7 +340,8 @@ impl World {
             machine.late_until = machine.late_until.max(back_at);
         }
         let key = key.to_owned();
-        machine.returning.push(Returning { key, bytes, back_at, dead_at, is_unknown, group: None });
+        let counted = bytes.min(reserved);
+        machine.returning.push(Returning { key, bytes, counted, back_at, dead_at, is_unknown, group: None });
     }
 
     fn publish(&mut self) {
