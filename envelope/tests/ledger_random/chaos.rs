@@ -242,17 +242,14 @@ fn restart_container(world: &mut World) {
     if matches!(process.stage, Stage::Draining { .. }) {
         return;
     }
-    let (held, node, has_served) = (process.allocated(), process.node.clone(), process.served_since.is_some());
+    let (held, node) = (process.allocated(), process.node.clone());
     (process.stage, process.has_restarted) = (Stage::Asking { from }, true);
     world.give_back(&node, &key, held);
     // What the ended container held is nowhere written beside what the next one holds.
     let machine = world.machines.get_mut(&node).expect("it has a pod");
     for own in machine.returning.iter_mut().filter(|returning| returning.key == key) {
         own.is_unknown = true;
-        if !has_served {
-            // Nobody sees that a pod which was not ready has begun anew.
-            machine.late_until = machine.late_until.max(own.back_at);
-        }
+        machine.late_until = machine.late_until.max(own.back_at);
     }
 }
 

@@ -336,7 +336,7 @@ impl World {
         let is_unknown = !machine.ledger.iter().any(|held| held.key == key && held.state != State::Pending);
         // What the ledger has given up waiting for may be taken for this when it comes: that was a warning.
         let is_unknown = is_unknown || self.now < machine.late_until + 60 * SECOND;
-        if late {
+        if late || is_unknown {
             machine.late_until = machine.late_until.max(back_at);
         }
         let key = key.to_owned();
