@@ -47,7 +47,7 @@ fn next_to_load(draft: &Draft<'_>, node: &str, facts: &NodeFacts) -> Option<Stri
         })
         .collect();
     next.sort_by_key(|read| (Reverse(read.priority), read.made_at, read.key.as_str()));
-    let unseen = release::unseen(draft, node, facts.measured?, State::Pending);
+    let unseen = release::unseen(draft, node, facts.measured?, Some(State::Pending));
     let is_there = |read: &Reservation| draft.missing(node, &read.terms, unseen) == Some(Bytes(0));
     // What was let in although it does not fit is the agent's to judge alone.
     next.into_iter().find(|read| read.terms.overridden || is_there(read)).map(|read| read.key.clone())

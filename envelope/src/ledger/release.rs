@@ -49,9 +49,9 @@ fn forget_rise(draft: &mut Draft<'_>, node: &str) {
 
 /// What of a node's ledger the measurement does not show: what is promised, what loads, and what became ready since, be it
 /// again.
-pub(super) fn unseen(draft: &Draft<'_>, node: &str, measured: Measured, except: State) -> Bytes {
+pub(super) fn unseen(draft: &Draft<'_>, node: &str, measured: Measured, except: Option<State>) -> Bytes {
     let coming =
-        draft.ledgers[node].iter().filter(|held| held.state != except && is_coming(draft, node, held, measured));
+        draft.ledgers[node].iter().filter(|held| Some(held.state) != except && is_coming(draft, node, held, measured));
     coming.map(|held| held.terms.bytes + held.terms.load_transient).sum()
 }
 
@@ -60,7 +60,8 @@ fn is_coming(draft: &Draft<'_>, node: &str, held: &Reservation, measured: Measur
     match held.state {
         State::Pending | State::Loading => true,
         State::Resident => !draft.pod(node, &held.key).is_some_and(is_seen),
-        State::Releasing => false,
+        // What it held when it was told to go, had perhaps just been allocated.
+        State::Releasing => held.since >= measured.at,
     }
 }
 
@@ -74,7 +75,7 @@ fn is_back(draft: &Draft<'_>, node: &str, gone: &[Reservation]) -> Option<Releas
     }
     let rest = node_with(facts, ledger.iter().filter(|held| held.gone_at.is_none()), |_| false);
     let promised = rest.total.saturating_sub(rest.system() + rest.held());
-    let needed = promised + rest.floor() + unseen(draft, node, measured, State::Releasing);
+    let needed = promised + rest.floor() + unseen(draft, node, measured, None);
     (measured.available >= needed).then_some(Release::NothingMissing)
 }
 
@@ -106,7 +107,7 @@ pub(super) fn has_yielded(held: &Reservation) -> bool {
 pub(super) fn is_really_there(draft: &Draft<'_>, node: &str, next: &Terms) -> bool {
     let Some(measured) = draft.nodes.get(node).and_then(|facts| facts.measured) else { return false };
     let mut leaving = draft.ledgers[node].iter().filter(|held| held.state == State::Releasing);
-    let unseen = unseen(draft, node, measured, State::Releasing);
+    let unseen = unseen(draft, node, measured, None);
     leaving.all(|held| held.gone_at.is_some_and(|at| measured.at > at))
         && draft.missing(node, next, unseen) == Some(Bytes(0))
 }
