@@ -57,6 +57,8 @@ pub const IN_USE_FOR: Duration = Duration::from_secs(10);
 pub const LOAD_TIMES: u32 = 3;
 /// A release that cannot be measured ends so long after its pod, with a warning.
 pub const RELEASE_LIMIT: Duration = Duration::from_secs(120);
+/// An agent publishes what it measured at least so often; what is older says nothing of the moment when a release begins.
+pub const MEASURED_EVERY: Duration = Duration::from_secs(60);
 /// Of what a model held, so many per cent must be measured to be back.
 pub const RELEASED_PERCENT: u64 = 80;
 
@@ -103,7 +105,7 @@ pub enum Step {
     Release(Leaving),
     /// Its pod is gone; its memory is awaited.
     AwaitMemory,
-    /// Its memory is not back, but what comes next has its room without it: it keeps no more than the rest of the node.
+    /// Its memory is not back, but what comes next was measured to have its room: it counts no more.
     Yield,
     /// It ends.
     Drop(Release),

@@ -38,8 +38,6 @@ fn found(draft: &Draft<'_>, pod: &Pod) -> Reservation {
         PodPhase::Ready => State::Resident,
         PodPhase::Terminating | PodPhase::Ended => State::Releasing,
     };
-    let facts = draft.nodes.get(pod.node.as_str());
-    let before = facts.and_then(|facts| facts.measured).map(|measured| measured.available);
     Reservation {
         key: pod.key.clone(),
         name: pod.name.clone(),
@@ -50,7 +48,8 @@ fn found(draft: &Draft<'_>, pod: &Pod) -> Reservation {
         since: draft.now,
         made_at: draft.now,
         measured: None,
-        available_before: before.filter(|_| state == State::Releasing),
+        // Whoever lost the ledger lost others too: what rises need not be this one's.
+        available_before: None,
         gone_at: None,
     }
 }

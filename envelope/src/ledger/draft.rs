@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use crate::Bytes;
 
 use super::{
-    Change, Leaving, NodeFacts, Plan, Pod, PodStep, Release, Reservation, Situation, State, Step, Time, Verdict, Wish,
+    Change, Leaving, MEASURED_EVERY, NodeFacts, Plan, Pod, PodStep, RELEASE_LIMIT, Release, Reservation, Situation,
+    State, Step, Time, Verdict, Wish,
 };
 
 /// What was read, and what becomes of it so far. Everything is ordered by name, so that nothing depends on the order in
@@ -77,16 +78,28 @@ impl<'a> Draft<'a> {
 
     /// Another state of a reservation.
     pub fn move_to(&mut self, node: &str, key: &str, state: State, step: Step) {
-        let (now, available) = (self.now, self.nodes.get(node).and_then(|facts| facts.measured));
+        let (now, available) = (self.now, self.available_now(node));
         let Some(reservation) = self.find(node, key) else { return };
         reservation.state = state;
         reservation.since = now;
         if state == State::Releasing {
-            reservation.available_before = available.map(|measured| measured.available);
+            reservation.available_before = available;
             reservation.gone_at = None;
         }
         let noted = reservation.clone();
         self.note(node, &noted, step);
+    }
+
+    /// What is available on a node, if that is known and what rises from now on is given back by what is released now.
+    fn available_now(&self, node: &str) -> Option<Bytes> {
+        let measured = self.nodes.get(node)?.measured?;
+        let has_restarted = |held: &Reservation| {
+            let pod = self.pod(node, &held.key).filter(|_| held.state == State::Resident);
+            pod.is_some_and(|pod| pod.since > held.since && self.now.since(pod.since) <= RELEASE_LIMIT)
+        };
+        let is_clear =
+            self.now.since(measured.at) <= MEASURED_EVERY && !self.ledgers.get(node)?.iter().any(has_restarted);
+        is_clear.then_some(measured.available)
     }
 
     /// Ends a reservation.
@@ -97,11 +110,11 @@ impl<'a> Draft<'a> {
         self.note(node, &dropped, Step::Drop(how));
     }
 
-    /// What leaves counts for less from now on; what it held is kept to be measured.
-    pub fn shrink(&mut self, node: &str, key: &str, bytes: Bytes) {
+    /// What leaves counts no more; what it held is kept to be measured.
+    pub fn yield_room(&mut self, node: &str, key: &str) {
         let Some(held) = self.find(node, key) else { return };
         held.measured = held.measured.or(Some(held.terms.bytes));
-        (held.terms.bytes, held.terms.load_transient) = (bytes, Bytes(0));
+        (held.terms.bytes, held.terms.load_transient) = (Bytes(0), Bytes(0));
         let noted = held.clone();
         self.note(node, &noted, Step::Yield);
     }

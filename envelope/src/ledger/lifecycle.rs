@@ -49,6 +49,14 @@ fn reason<'a>(draft: &mut Draft<'a>, node: &'a str, held: &Reservation) -> Optio
 
 /// A model that is to be served otherwise leaves only if it can come back: on its node with itself gone, or elsewhere.
 fn changed<'a>(draft: &mut Draft<'a>, node: &'a str, wish: &Wish, need: &Need) -> Option<Leaving> {
+    let comes_back = |other: &Reservation| {
+        let wanted = draft.wishes.get(other.key.as_str()).is_some_and(|wish| wish.is_wanted());
+        other.state == State::Releasing && wanted
+    };
+    if draft.ledgers[node].iter().any(comes_back) {
+        // One after the other: two that leave for a change may each fit, and not both.
+        return None;
+    }
     let terms = queue::terms(draft, wish, need);
     let now = draft.now;
     let stays = |draft: &Draft<'_>, other: &Reservation| {

@@ -8,9 +8,6 @@ use super::draft::Draft;
 use super::queue::unusable;
 use super::{NodeFacts, PodPhase, PodStep, Reservation, State, release};
 
-/// The agent publishes a change of so much: its last measurement may be off by it, and the agent itself decides.
-const UNPUBLISHED: Bytes = Bytes::mib(256);
-
 /// The steps of all nodes: first what goes, then what comes.
 pub(super) fn steps(draft: &mut Draft<'_>) -> Vec<PodStep> {
     let mut steps = Vec::new();
@@ -50,12 +47,8 @@ fn next_to_load(draft: &Draft<'_>, node: &str, facts: &NodeFacts) -> Option<Stri
         })
         .collect();
     next.sort_by_key(|read| (Reverse(read.priority), read.made_at, read.key.as_str()));
-    let measured = facts.measured?;
-    let residents: Vec<Reservation> =
-        draft.ledgers[node].iter().filter(|held| held.state == State::Resident).cloned().collect();
-    let unseen = release::unallocated(&residents, measured);
-    let is_there =
-        |read: &Reservation| draft.missing(node, &read.terms, unseen).is_some_and(|bytes| bytes <= UNPUBLISHED);
+    let unseen = release::unseen(draft, node, facts.measured?, Some(State::Pending));
+    let is_there = |read: &Reservation| draft.missing(node, &read.terms, unseen) == Some(Bytes(0));
     // What was let in although it does not fit is the agent's to judge alone.
     next.into_iter().find(|read| read.terms.overridden || is_there(read)).map(|read| read.key.clone())
 }

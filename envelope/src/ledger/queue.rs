@@ -9,8 +9,8 @@ use super::lifecycle::aged_at;
 use super::room::{Claim, check_alone, check_empty};
 use super::verdict::{Busy, holders};
 use super::{
-    Activation, Leaving, Misfit, Need, NodeFacts, Policy, Reservation, State, Step, Terms, Unusable, Verdict, Wish,
-    evict, release,
+    Activation, Leaving, Misfit, Need, NodeFacts, Policy, Reservation, State, Step, Terms, Time, Unusable, Verdict,
+    Wish, evict, release,
 };
 
 /// Serves everybody who waits, in their order: by priority, then by how long they wait.
@@ -133,24 +133,32 @@ impl<'a> Search<'_, 'a> {
         room.min().map(|(_, _, node)| node)
     }
 
-    fn claim(&mut self, node: &'a str) {
+    fn claim(&mut self, node: &'a str, leaving: &[Reservation]) {
         let (wish, terms) = (self.wish, self.terms.clone());
-        self.claims.push(Claim { node, wish, terms });
+        let leaving = leaving.iter().map(|held| held.key.clone()).collect();
+        self.claims.push(Claim { node, wish, terms, leaving });
     }
 
     /// Room that is there.
     fn take(&mut self) -> Option<Verdict> {
-        let node = self.best(|_| true)?;
-        Some(self.reserve(node))
+        let all = self.nodes.clone();
+        self.nodes.retain(|node| {
+            let has_yielded = self.draft.ledgers[node].iter().any(release::has_yielded);
+            !has_yielded || release::is_really_there(self.draft, node, &self.terms)
+        });
+        let node = self.best(|_| true);
+        self.nodes = all;
+        node.map(|node| self.reserve(node))
     }
 
     /// Room that comes when those are gone that leave already.
     fn await_release(&mut self) -> Option<Verdict> {
         let node = self.best(|held| held.state != State::Releasing)?;
-        if release::yield_to(self.draft, node, &self.terms) {
+        if release::is_really_there(self.draft, node, &self.terms) {
+            release::yield_room(self.draft, node);
             return Some(self.reserve(node));
         }
-        self.claim(node);
+        self.claim(node, &[]);
         Some(self.awaits(node))
     }
 
@@ -165,21 +173,15 @@ impl<'a> Search<'_, 'a> {
             let in_use = self.draft.wishes.get(key.as_str()).is_some_and(|wish| wish.is_in_use(self.draft.now));
             self.draft.release(node, key, Leaving::For { name: self.wish.name.clone(), in_use });
         }
-        self.claim(node);
+        self.claim(node, &[]);
         Some(self.awaits(node))
     }
 
     /// Room that cannot be made yet, or not at all.
     fn wait(&mut self) -> Verdict {
-        let later = self.nodes.iter().filter_map(|node| {
-            let (at, who) = evict::enough_at(self.draft, node, self.wish, &self.terms, self.claims)?;
-            Some((at, *node, who))
-        });
-        let Some((until, node, who)) = later.min_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1))) else {
-            return self.waits_for_memory();
-        };
+        let Some((until, node, who)) = self.soonest() else { return self.waits_for_memory() };
         if self.draft.now >= aged_at(self.wish) {
-            self.claim(node);
+            self.claim(node, &who);
         }
         self.draft.look_again_at(until);
         let who = holders(who.iter());
@@ -206,11 +208,18 @@ impl<'a> Search<'_, 'a> {
 
     /// While its own release is not over, nobody behind takes what it comes back to.
     fn keep_room(&mut self) {
-        if let Some(node) = self.best(|held| held.state != State::Releasing) {
-            self.claim(node);
-        } else if let Some(node) = self.best(|held| !self.draft.leaves_for(held, self.wish)) {
-            self.claim(node);
+        if let Some((_, node, who)) = self.soonest() {
+            self.claim(node, &who);
         }
+    }
+
+    /// When and where enough may have left for it, and who.
+    fn soonest(&self) -> Option<(Time, &'a str, Vec<Reservation>)> {
+        let at = |node: &&'a str| {
+            let (at, who) = evict::enough_at(self.draft, node, self.wish, &self.terms, self.claims)?;
+            Some((at, *node, who))
+        };
+        self.nodes.iter().filter_map(at).min_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)))
     }
 
     fn reserve(&mut self, node: &'a str) -> Verdict {

@@ -23,12 +23,14 @@ pub fn node_with<'r>(
     Node { total: facts.total, baseline: facts.baseline, others: facts.others, residents }
 }
 
-/// Room that is kept for somebody who waits.
+/// Room that is kept for somebody who waits, until those have left who leave for it.
 #[derive(Clone)]
 pub(super) struct Claim<'a> {
     pub node: &'a str,
     pub wish: &'a Wish,
     pub terms: Terms,
+    /// Beside what leaves the node already.
+    pub leaving: Vec<String>,
 }
 
 /// What was frozen, in the form that the check takes.
@@ -83,11 +85,14 @@ impl<'a> Draft<'a> {
         };
         let staying: Vec<&Terms> = ledger.iter().filter(|held| stays(held)).map(|held| &held.terms).collect();
         let free = check(facts, &staying, new)?;
+        // One after the other they come: each beside those before it, when who leaves for them has left.
         let here: Vec<&Claim<'a>> = claims.iter().filter(|claim| claim.node == node).collect();
-        for claim in &here {
-            let fixed = ledger.iter().filter(|held| stays(held) && !self.leaves_for(held, claim.wish));
+        for number in 1..=here.len() {
+            let come = &here[..number];
+            let has_left = |held: &Reservation| come.iter().any(|claim| claim.leaving.contains(&held.key));
+            let rest = ledger.iter().filter(|held| stays(held) && held.state != State::Releasing && !has_left(held));
             let beside: Vec<&Terms> =
-                fixed.map(|held| &held.terms).chain(here.iter().map(|claim| &claim.terms)).collect();
+                rest.map(|held| &held.terms).chain(come.iter().map(|claim| &claim.terms)).collect();
             check(facts, &beside, new)?;
         }
         Ok(free)

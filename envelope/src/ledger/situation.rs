@@ -130,8 +130,8 @@ pub struct NodeFacts {
     pub reservations: Vec<Reservation>,
 }
 
-/// A measurement. Whoever makes them makes one at least every minute, also when nothing changes: what is decided waits for
-/// one that is younger than what it is decided about.
+/// A measurement. Whoever makes them makes one at least every [`MEASURED_EVERY`](super::MEASURED_EVERY), also when nothing
+/// changes: what is decided waits for one that is younger than what it is decided about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Measured {
     /// `MemAvailable`.
@@ -208,6 +208,8 @@ pub struct Pod {
     pub node: String,
     /// How far it is.
     pub phase: PodPhase,
+    /// Since when it is that far: of a pod that is ready, since when it is.
+    pub since: Time,
     /// What it was made with.
     pub terms: Terms,
 }

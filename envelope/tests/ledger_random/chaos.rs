@@ -39,6 +39,7 @@ fn machine(random: &mut Random) -> Machine {
         ledger: Vec::new(),
         published: None,
         returning: Vec::new(),
+        late_until: 0,
         is_wiped: false,
     }
 }
@@ -226,7 +227,10 @@ fn wipe(world: &mut World) {
     let machine = world.machines.get_mut(&node).expect("it was listed");
     machine.ledger.clear();
     machine.is_wiped = true;
-    machine.returning.iter_mut().for_each(|returning| returning.is_unknown = true);
+    for returning in &mut machine.returning {
+        returning.is_unknown = true;
+        machine.late_until = machine.late_until.max(returning.back_at);
+    }
 }
 
 /// A container ends and is started again in its pod; so is every one when a machine loses its power.
@@ -241,6 +245,12 @@ fn restart_container(world: &mut World) {
     let (held, node) = (process.allocated(), process.node.clone());
     (process.stage, process.has_restarted) = (Stage::Asking { from }, true);
     world.give_back(&node, &key, held);
+    // What the ended container held is nowhere written beside what the next one holds.
+    let machine = world.machines.get_mut(&node).expect("it has a pod");
+    for own in machine.returning.iter_mut().filter(|returning| returning.key == key) {
+        own.is_unknown = true;
+        machine.late_until = machine.late_until.max(own.back_at);
+    }
 }
 
 fn power_cycle(world: &mut World) {

@@ -117,6 +117,7 @@ fn carry_out(world: &mut World, step: &PodStep) {
                 stage: Stage::Asking { from: world.now + start },
                 has_restarted: false,
                 served_since: None,
+                serving_since: 0,
             };
             world.processes.insert(key.clone(), process);
             world.is_changed = true;
@@ -206,7 +207,9 @@ fn pod(world: &World, key: &str, process: &Process) -> Pod {
         overridden: process.is_overridden,
     };
     let (name, model, node) = (process.name.clone(), process.model.clone(), process.node.clone());
-    Pod { key: key.to_owned(), name, model, node, phase, terms }
+    let back_online = world.machines[&process.node].offline_until;
+    let since = Time(process.serving_since.max(back_online));
+    Pod { key: key.to_owned(), name, model, node, phase, since, terms }
 }
 
 fn wish(world: &World, key: &str, asked: &Asked) -> Wish {

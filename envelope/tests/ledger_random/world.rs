@@ -30,14 +30,19 @@ pub struct Machine {
     /// Available, and when.
     pub published: Option<(u64, u64)>,
     pub returning: Vec<Returning>,
+    /// When the last memory comes back for which the ledger does not wait so long.
+    pub late_until: u64,
     /// Somebody emptied the ledger, and the operator has not written since.
     pub is_wiped: bool,
 }
 
 /// Memory that a process held that is gone.
+#[derive(Debug)]
 pub struct Returning {
     pub key: String,
     pub bytes: u64,
+    /// Of these, what the ledger counts: what loading takes beside it is shared by all, and the agent's to wait for.
+    pub counted: u64,
     pub back_at: u64,
     pub dead_at: u64,
     /// Nobody can know of it: the ledger was emptied, or the pod died before anybody saw it.
@@ -63,6 +68,7 @@ pub struct Process {
     pub has_restarted: bool,
     /// For the first time, whatever became of its containers since.
     pub served_since: Option<u64>,
+    pub serving_since: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -268,14 +274,17 @@ impl World {
                 Stage::Serving
             }
             Stage::Draining { until, held } if until <= now && self.machines[&node].is_online(now) => {
-                self.processes.remove(key);
                 self.give_back(&node, key, held);
+                self.processes.remove(key);
                 self.is_changed = true;
                 return;
             }
             stage => stage,
         };
         if let Some(process) = self.processes.get_mut(key) {
+            if next == Stage::Serving && process.stage != next {
+                process.serving_since = now;
+            }
             process.stage = next;
             if next == Stage::Serving {
                 process.served_since = process.served_since.or(Some(now));
@@ -322,10 +331,17 @@ impl World {
         let late = self.random.once_in(40);
         let delay = if late { self.random.between(125, 200) } else { self.random.between(0, 90) };
         let (dead_at, back_at) = (self.now, self.now + delay * SECOND);
+        let reserved = self.processes.get(key).map_or(0, |process| process.reserved);
         let Some(machine) = self.machines.get_mut(node) else { return };
         let is_unknown = !machine.ledger.iter().any(|held| held.key == key && held.state != State::Pending);
+        // What the ledger has given up waiting for may be taken for this when it comes: that was a warning.
+        let is_unknown = is_unknown || self.now < machine.late_until + 60 * SECOND;
+        if late || is_unknown {
+            machine.late_until = machine.late_until.max(back_at);
+        }
         let key = key.to_owned();
-        machine.returning.push(Returning { key, bytes, back_at, dead_at, is_unknown, group: None });
+        let counted = bytes.min(reserved);
+        machine.returning.push(Returning { key, bytes, counted, back_at, dead_at, is_unknown, group: None });
     }
 
     fn publish(&mut self) {
