@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 mod bars;
 mod bench;
 mod cache;
+mod fit;
 mod gateway;
 mod interrupt;
 mod local_models;
@@ -31,6 +32,7 @@ enum Command {
     #[command(subcommand)]
     Cache(cache::Command),
     Pull(pull::Args),
+    Fit(fit::Args),
     Quantize(quantize::Args),
     Runtime(runtime::Args),
     Gateway(gateway::Args),
@@ -44,6 +46,8 @@ async fn main() -> ExitCode {
         Command::Up(args) => up::run(args).await,
         Command::Cache(command) => cache::run(command),
         Command::Pull(args) => pull::run(args).await,
+        // Its exit status has a meaning of its own.
+        Command::Fit(args) => return fit::run(args).await,
         Command::Quantize(args) => quantize::run(args).await,
         Command::Runtime(args) => runtime::run(args).await,
         Command::Gateway(args) => gateway::run(args).await,

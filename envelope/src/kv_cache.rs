@@ -114,6 +114,26 @@ impl KvDtype {
 }
 
 impl CacheLayers {
+    /// How many there are.
+    pub fn layers(self) -> u64 {
+        match self {
+            Self::Full { layers, .. }
+            | Self::Window { layers, .. }
+            | Self::Latent { layers, .. }
+            | Self::State { layers, .. } => layers,
+        }
+    }
+
+    /// So many of the same.
+    pub fn with_layers(mut self, number: u64) -> Self {
+        let (Self::Full { layers, .. }
+        | Self::Window { layers, .. }
+        | Self::Latent { layers, .. }
+        | Self::State { layers, .. }) = &mut self;
+        *layers = number;
+        self
+    }
+
     /// Of all sequences together, as the runtime allocates it.
     pub fn bytes(self, serving: &Serving) -> Bytes {
         let pool = serving.pool_tokens().div_ceil(BLOCK_TOKENS);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{OpenError, OpenWeights, Parts, check, make_spec};
+use super::{OpenError, OpenWeights, Parts, StoredFiles, check, make_spec};
 use crate::architecture::{Checkpoint, Description};
 use crate::chat_template::ChatTemplate;
 use crate::element_slices::ElementSlices;
@@ -105,6 +105,16 @@ fn parse<T: DeserializeOwned>(path: PathBuf) -> Result<T, OpenError> {
 /// A file that need not be there.
 fn parse_optional<T: DeserializeOwned + Default>(path: PathBuf) -> Result<T, OpenError> {
     if path.exists() { parse(path) } else { Ok(T::default()) }
+}
+
+/// `config.json`, and the files that hold the tensors.
+pub(super) fn stored_files(folder: &Path, place: &Weights) -> Result<StoredFiles, OpenError> {
+    let config = parse(folder.join("config.json"))?;
+    let files = match place {
+        Weights::File(path) => vec![path.clone()],
+        Weights::Index(path) => safetensors::shards(folder, &read(path, MAX_JSON_BYTES)?)?,
+    };
+    Ok((Some(config), files))
 }
 
 /// Opens safetensors weights as their `config.json` describes them.
