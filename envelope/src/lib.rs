@@ -8,6 +8,7 @@ mod check;
 pub mod facts;
 mod footprint;
 mod kv_cache;
+pub mod ledger;
 mod solve;
 
 pub use bytes::{Bytes, NotBytes};
