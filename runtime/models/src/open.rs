@@ -2,6 +2,7 @@
 
 mod check;
 mod folder;
+mod python_json;
 
 use std::io;
 use std::path::{Path, PathBuf};

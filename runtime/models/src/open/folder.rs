@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::python_json::without_odd_numbers;
 use super::{OpenError, OpenWeights, Parts, StoredFiles, check, make_spec};
 use crate::architecture::{Checkpoint, Description};
 use crate::chat_template::ChatTemplate;
@@ -99,7 +100,11 @@ fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, OpenError> {
 
 fn parse<T: DeserializeOwned>(path: PathBuf) -> Result<T, OpenError> {
     let bytes = read(&path, MAX_JSON_BYTES)?;
-    serde_json::from_slice(&bytes).map_err(|source| OpenError::Json { path, source })
+    let parsed = serde_json::from_slice(&bytes).or_else(|error| match without_odd_numbers(&bytes) {
+        Some(bytes) => serde_json::from_slice(&bytes),
+        None => Err(error),
+    });
+    parsed.map_err(|source| OpenError::Json { path, source })
 }
 
 /// A file that need not be there.
