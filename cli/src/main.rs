@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 mod bars;
 mod bench;
 mod cache;
+mod exit;
 mod fit;
 mod gateway;
 mod interrupt;
@@ -42,7 +43,7 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let result = match Args::parse().command {
+    exit::code(match Args::parse().command {
         Command::Up(args) => up::run(args).await,
         Command::Cache(command) => cache::run(command),
         Command::Pull(args) => pull::run(args).await,
@@ -53,12 +54,5 @@ async fn main() -> ExitCode {
         Command::Gateway(args) => gateway::run(args).await,
         Command::Bench(args) => bench::run(args).await,
         Command::Operator(args) => operator::run(args).await,
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    })
 }
