@@ -2,12 +2,18 @@
 //!
 //! Own code rather than `hf-hub`: the cache's layout, progress and resuming are ours, and the two calls are small.
 
+mod ranges;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use reqwest::header::{HeaderMap, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 
 use crate::source::{HubSource, check_file_name};
+pub use ranges::{Part, RangeError, RemoteFile};
 
 /// How often a file may be redirected: the hub sends to its storage at once, a renamed repository once more.
 const MAX_HOPS: usize = 8;
@@ -20,6 +26,22 @@ pub struct Hub {
     client: reqwest::Client,
     /// Follows no redirects: what the hub says about a file is on the redirect itself.
     file_client: reqwest::Client,
+    traffic: Arc<Counters>,
+}
+
+/// Requests made, redirects included, and bytes of answers to listings and ranges.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Sent.
+    pub requests: u64,
+    /// Received, without their headers.
+    pub bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    requests: AtomicU64,
+    bytes: AtomicU64,
 }
 
 /// A file that begins to arrive, and what the hub itself (not its storage) said about it.
@@ -76,7 +98,7 @@ pub enum HubError {
         /// The address.
         url: String,
         /// Why it could not be understood.
-        source: reqwest::Error,
+        source: serde_json::Error,
     },
     /// The repository does not say by itself which files make the model.
     #[error("{source_name} holds {found}; name one under spec.source.hf.files: {}", names.join(", "))]
@@ -132,7 +154,14 @@ impl Hub {
                 .expect("a client of constant settings should build")
         };
         let endpoint = endpoint.trim_end_matches('/').to_owned();
-        Self { endpoint, token, client: client(Policy::default()), file_client: client(Policy::none()) }
+        let traffic = Arc::default();
+        Self { endpoint, token, client: client(Policy::default()), file_client: client(Policy::none()), traffic }
+    }
+
+    /// What was asked for so far, by this hub and its clones.
+    pub fn traffic(&self) -> Traffic {
+        let Counters { requests, bytes } = &*self.traffic;
+        Traffic { requests: requests.load(Ordering::Relaxed), bytes: bytes.load(Ordering::Relaxed) }
     }
 
     /// The files that make the model: those asked for, else what the repository's kind implies.
@@ -140,61 +169,80 @@ impl Hub {
     /// # Errors
     /// [`HubError`] if the hub cannot be reached, refuses, or leaves a choice to the user.
     pub async fn files(&self, source: &HubSource, asked: &[String]) -> Result<Vec<String>, HubError> {
+        select(source, asked, self.list(source).await?)
+    }
+
+    /// All files of a revision.
+    ///
+    /// # Errors
+    /// [`HubError`] if the hub cannot be reached, refuses, or answers with something else.
+    pub async fn list(&self, source: &HubSource) -> Result<Vec<String>, HubError> {
         let url = format!("{}/api/models/{}/revision/{}", self.endpoint, source.repo(), source.revision());
+        let name = source.to_string();
         let mut request = self.client.get(&url);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
-        let response = request.send().await.map_err(|cause| self.unreachable(source, &url, cause))?;
+        self.traffic.requests.fetch_add(1, Ordering::Relaxed);
+        let response = request.send().await.map_err(|cause| self.unreachable(&name, &url, cause))?;
         if !response.status().is_success() {
-            return Err(refused(source, &url, response.status()));
+            return Err(refused(&name, &url, response.status()));
         }
+        let body = response.bytes().await.map_err(|cause| self.unreachable(&name, &url, cause))?;
+        self.traffic.bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
         let listing: Listing =
-            response.json().await.map_err(|error| HubError::Listing { url: url.clone(), source: error })?;
-        let names: Vec<String> = listing.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
-        select(source, asked, names)
+            serde_json::from_slice(&body).map_err(|source| HubError::Listing { url: url.clone(), source })?;
+        Ok(listing.siblings.into_iter().map(|sibling| sibling.rfilename).collect())
     }
 
     /// Starts reading a file from an offset.
+    pub(crate) async fn open(&self, source: &HubSource, file: &str, offset: u64) -> Result<Opened, HubError> {
+        let range = (offset > 0).then(|| format!("bytes={offset}-"));
+        let (response, stated) = self.follow(&self.file(source, file), range.as_deref()).await?;
+        match response.status() {
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(stated.opened(response)),
+            status => Err(refused(&source.to_string(), response.url().as_str(), status)),
+        }
+    }
+
+    /// Asks for a file, or a range of it, until something answers that is no redirect.
     ///
     /// Redirects are followed by hand: the digest and the commit are on the hub's own answers, and the storage behind
     /// them has etags of its own that look like digests. The token stays with the hub.
-    pub(crate) async fn open(&self, source: &HubSource, file: &str, offset: u64) -> Result<Opened, HubError> {
-        let mut url = format!("{}/{}/resolve/{}/{file}", self.endpoint, source.repo(), source.revision());
+    async fn follow(&self, file: &RemoteFile, range: Option<&str>) -> Result<(reqwest::Response, Stated), HubError> {
+        let (name, mut url) = (&file.source_name, file.url.clone());
         let home = Url::parse(&url).ok().map(|url| url.origin());
         let mut stated = Stated::default();
         for _ in 0..MAX_HOPS {
             let is_home = Url::parse(&url).ok().map(|url| url.origin()) == home;
             let mut request = self.file_client.get(&url);
-            if let Some(token) = self.token.as_ref().filter(|_| is_home) {
+            if let Some(token) = self.token.as_ref().filter(|_| is_home && file.is_of_hub) {
                 request = request.bearer_auth(token);
             }
-            if offset > 0 {
-                request = request.header("range", format!("bytes={offset}-"));
+            if let Some(range) = range {
+                request = request.header("range", range);
             }
-            let response = request.send().await.map_err(|cause| self.unreachable(source, &url, cause))?;
+            self.traffic.requests.fetch_add(1, Ordering::Relaxed);
+            let response = request.send().await.map_err(|cause| self.unreachable(name, &url, cause))?;
             if is_home {
                 stated.read(response.headers());
             }
             if !response.status().is_redirection() {
-                return match response.status() {
-                    StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(stated.opened(response)),
-                    status => Err(refused(source, &url, status)),
-                };
+                return Ok((response, stated));
             }
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             match location.and_then(|location| response.url().join(location).ok()) {
                 Some(next) => url = next.into(),
-                None => return Err(refused(source, &url, response.status())),
+                None => return Err(refused(name, &url, response.status())),
             }
         }
-        Err(refused(source, &url, StatusCode::LOOP_DETECTED))
+        Err(refused(name, &url, StatusCode::LOOP_DETECTED))
     }
 
-    fn unreachable(&self, source: &HubSource, url: &str, cause: reqwest::Error) -> HubError {
+    fn unreachable(&self, name: &str, url: &str, cause: reqwest::Error) -> HubError {
         let host = Url::parse(url).map(|url| url.origin().ascii_serialization());
         let endpoint = host.unwrap_or_else(|_| self.endpoint.clone());
-        HubError::Unreachable { endpoint, source_name: source.to_string(), cause }
+        HubError::Unreachable { endpoint, source_name: name.to_owned(), cause }
     }
 }
 
@@ -220,7 +268,7 @@ fn sha256_of(linked_etag: &str) -> Option<String> {
     (etag.len() == 64 && etag.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(etag)
 }
 
-fn refused(source: &HubSource, url: &str, status: StatusCode) -> HubError {
+fn refused(name: &str, url: &str, status: StatusCode) -> HubError {
     let reason = match status.as_u16() {
         401 | 403 => {
             "no access: the repository is private, gated or misspelt; a token that may read it goes into HF_TOKEN, \
@@ -233,7 +281,7 @@ fn refused(source: &HubSource, url: &str, status: StatusCode) -> HubError {
     };
     // Addresses of the storage carry a signature in their query, which is nobody's business.
     let url = url.split('?').next().unwrap_or(url).to_owned();
-    HubError::Refused { source_name: source.to_string(), reason, url, status: status.as_u16() }
+    HubError::Refused { source_name: name.to_owned(), reason, url, status: status.as_u16() }
 }
 
 /// Chooses files: what was asked for; else safetensors with their companions; else the only GGUF.
@@ -267,6 +315,7 @@ fn is_companion(name: &str) -> bool {
         name,
         "config.json"
             | "generation_config.json"
+            | "hf_quant_config.json"
             | "model.safetensors.index.json"
             | "tokenizer.json"
             | "tokenizer_config.json"

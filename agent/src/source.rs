@@ -21,6 +21,12 @@ pub enum SourceError {
         /// What was given.
         text: String,
     },
+    /// It is no address.
+    #[error("{text:?} is no address of http or https")]
+    Url {
+        /// What was given.
+        text: String,
+    },
     /// One part has characters that no hub allows, or that would leave the cache's folder.
     #[error("{part} {text:?} may hold only letters, digits, '-', '_' and '.', and may not start with '.'")]
     Part {

@@ -7,6 +7,8 @@ use clap::{Parser, Subcommand};
 mod bars;
 mod bench;
 mod cache;
+mod exit;
+mod fit;
 mod gateway;
 mod interrupt;
 mod local_models;
@@ -31,6 +33,7 @@ enum Command {
     #[command(subcommand)]
     Cache(cache::Command),
     Pull(pull::Args),
+    Fit(fit::Args),
     Quantize(quantize::Args),
     Runtime(runtime::Args),
     Gateway(gateway::Args),
@@ -40,21 +43,16 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let result = match Args::parse().command {
+    exit::code(match Args::parse().command {
         Command::Up(args) => up::run(args).await,
         Command::Cache(command) => cache::run(command),
         Command::Pull(args) => pull::run(args).await,
+        // Its exit status has a meaning of its own.
+        Command::Fit(args) => return fit::run(args).await,
         Command::Quantize(args) => quantize::run(args).await,
         Command::Runtime(args) => runtime::run(args).await,
         Command::Gateway(args) => gateway::run(args).await,
         Command::Bench(args) => bench::run(args).await,
         Command::Operator(args) => operator::run(args).await,
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    })
 }

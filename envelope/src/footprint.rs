@@ -8,7 +8,7 @@ const UNPLANNED_ACTIVATIONS: Bytes = Bytes::mib(2355);
 /// Facts of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Model {
-    /// The tensors that are loaded, as stored.
+    /// The tensors that are loaded, as the device holds them; where nobody has said, as they are stored.
     pub weights: Bytes,
     /// The largest of them: it is held twice while it is repacked.
     pub largest_tensor: Bytes,

@@ -4,6 +4,8 @@ use crate::Bytes;
 
 /// Tokens of one block of the cache; a sequence takes whole blocks.
 pub const BLOCK_TOKENS: u64 = 16;
+/// Elements that the `cpu` backend computes side by side.
+const CPU_LANES: u64 = 16;
 /// A sequence has a state to go on from, and one that was kept for others of the same beginning.
 const SLOTS_PER_SEQUENCE: u64 = 2;
 
@@ -114,6 +116,26 @@ impl KvDtype {
 }
 
 impl CacheLayers {
+    /// How many there are.
+    pub fn layers(self) -> u64 {
+        match self {
+            Self::Full { layers, .. }
+            | Self::Window { layers, .. }
+            | Self::Latent { layers, .. }
+            | Self::State { layers, .. } => layers,
+        }
+    }
+
+    /// So many of the same.
+    pub fn with_layers(mut self, number: u64) -> Self {
+        let (Self::Full { layers, .. }
+        | Self::Window { layers, .. }
+        | Self::Latent { layers, .. }
+        | Self::State { layers, .. }) = &mut self;
+        *layers = number;
+        self
+    }
+
     /// Of all sequences together, as the runtime allocates it.
     pub fn bytes(self, serving: &Serving) -> Bytes {
         let pool = serving.pool_tokens().div_ceil(BLOCK_TOKENS);
@@ -130,7 +152,20 @@ impl CacheLayers {
                 return Bytes(4).times(elements).times(layers).times(slots);
             }
         };
-        self.bytes_per_token(serving.kv_dtype).times(BLOCK_TOKENS).times(blocks)
+        self.padded_bytes_per_token(serving).times(BLOCK_TOKENS).times(blocks)
+    }
+
+    /// The `cpu` backend keeps a value in whole lanes.
+    fn padded_bytes_per_token(self, serving: &Serving) -> Bytes {
+        let bytes = self.bytes_per_token(serving.kv_dtype);
+        let (Self::Full { layers, kv_heads, head_dim } | Self::Window { layers, kv_heads, head_dim, .. }) = self else {
+            return bytes;
+        };
+        let padding = match serving.device {
+            Device::Cpu => (CPU_LANES - head_dim % CPU_LANES) % CPU_LANES,
+            Device::Cuda => 0,
+        };
+        bytes + serving.kv_dtype.bytes().times(layers).times(kv_heads).times(padding)
     }
 
     /// Of one token that is kept; a state of constant size takes nothing.
@@ -151,7 +186,7 @@ mod tests {
 
     fn serving(context: u64, concurrency: u64, kv_dtype: KvDtype) -> Serving {
         let pool = Pool::EverySequence;
-        Serving { context, concurrency, pool, max_batched_tokens: 2048, kv_dtype, device: Device::Cpu }
+        Serving { context, concurrency, pool, max_batched_tokens: 2048, kv_dtype, device: Device::Cuda }
     }
 
     /// Calculated by hand from the published configurations: 2 * layers * heads * dimension * bytes.
@@ -181,6 +216,17 @@ mod tests {
         let bytes = |context| cache.bytes(&serving(context, 2, KvDtype::Fp8)).0;
         assert_eq!(bytes(64), 2 * 128);
         assert_eq!((bytes(4096), bytes(1 << 20)), (2 * 2 * (128 + 2048 + 16), 2 * 2 * (128 + 2048 + 16)));
+    }
+
+    /// Of no published model that is known here, but of some that are made for tests.
+    #[test]
+    fn the_processor_keeps_values_in_whole_lanes() {
+        let bytes = |head_dim, device| {
+            let cache = CacheLayers::Full { layers: 1, kv_heads: 1, head_dim };
+            cache.bytes(&Serving { device, ..serving(16, 1, KvDtype::Fp8) }).0
+        };
+        assert_eq!((bytes(24, Device::Cuda), bytes(24, Device::Cpu)), (16 * 48, 16 * 56));
+        assert_eq!(bytes(128, Device::Cuda), bytes(128, Device::Cpu));
     }
 
     #[test]

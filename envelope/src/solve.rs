@@ -1,7 +1,7 @@
 //! What would fit instead of what was asked.
 
 use crate::kv_cache::BLOCK_TOKENS;
-use crate::{KvDtype, Model, Node, Resident, Serving};
+use crate::{KvDtype, Model, Node, Pool, Resident, Serving};
 
 /// So many residents are searched for the fewest that would have to leave; a node holds a handful.
 const MOST_RESIDENTS: usize = 16;
@@ -13,6 +13,8 @@ pub struct Alternatives {
     pub context: Option<u64>,
     /// The largest concurrency.
     pub concurrency: Option<u64>,
+    /// The largest cache that still holds one full context, in tokens for all sequences together.
+    pub kv_tokens: Option<u64>,
     /// Whether keys and values in FP8 are enough.
     pub fp8_kv_cache: bool,
     /// Residents that would have to leave: the fewest, and of these the smallest.
@@ -24,9 +26,13 @@ pub fn alternatives(model: &Model, asked: &Serving, node: &Node, priority: i32) 
     let fits = |serving: &Serving| node.check(&model.footprint(serving)).is_ok();
     let context = |blocks: u64| Serving { context: blocks * BLOCK_TOKENS, ..*asked };
     let concurrency = |concurrency: u64| Serving { concurrency, ..*asked };
-    let blocks = largest(asked.context.div_ceil(BLOCK_TOKENS), |blocks| fits(&context(blocks)));
+    let one_context = asked.context.div_ceil(BLOCK_TOKENS);
+    let blocks = largest(one_context, |blocks| fits(&context(blocks)));
+    let pool = |blocks: u64| Serving { pool: Pool::Tokens(blocks * BLOCK_TOKENS), ..*asked };
+    let pool = largest(asked.pool_tokens().div_ceil(BLOCK_TOKENS), |blocks| fits(&pool(blocks)));
     Alternatives {
         context: blocks.map(|blocks| blocks * BLOCK_TOKENS),
+        kv_tokens: pool.filter(|blocks| *blocks >= one_context).map(|blocks| blocks * BLOCK_TOKENS),
         concurrency: largest(asked.concurrency, |number| fits(&concurrency(number))),
         fp8_kv_cache: asked.kv_dtype != KvDtype::Fp8 && fits(&Serving { kv_dtype: KvDtype::Fp8, ..*asked }),
         leaving: leaving(model, asked, node, priority),
@@ -113,6 +119,9 @@ mod tests {
         assert!(fits(Serving { context, ..asked }) && !fits(Serving { context: context + BLOCK_TOKENS, ..asked }));
         let concurrency = found.concurrency.unwrap();
         assert!(fits(Serving { concurrency, ..asked }) && !fits(Serving { concurrency: concurrency + 1, ..asked }));
+        let kv_tokens = found.kv_tokens.unwrap();
+        let pool = |tokens| fits(Serving { pool: Pool::Tokens(tokens), ..asked });
+        assert!(kv_tokens >= asked.context && pool(kv_tokens) && !pool(kv_tokens + BLOCK_TOKENS), "{kv_tokens}");
         assert_eq!((found.fp8_kv_cache, found.leaving), (false, None));
         assert!(alternatives(&model, &serving(65_536, 4), &node, 0).fp8_kv_cache);
     }
@@ -122,6 +131,13 @@ mod tests {
         let mut large = model();
         large.weights = Bytes::gib(80);
         assert_eq!(alternatives(&large, &serving(4096, 4), &node(&[]), 0), Alternatives::default());
+    }
+
+    /// By hand: 64 GiB less 7 1/3 for the system, 20, 1, 2 and 1.25 leave 32.4 GiB, 132,778 tokens of 256 KiB.
+    #[test]
+    fn a_cache_that_holds_no_full_context_is_not_offered() {
+        let kv_tokens = |context| alternatives(&model(), &serving(context, 4), &node(&[]), 0).kv_tokens;
+        assert_eq!((kv_tokens(131_072), kv_tokens(262_144)), (Some(132_768), None));
     }
 
     #[test]

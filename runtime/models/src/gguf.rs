@@ -21,6 +21,7 @@ pub use tensors::GgufTensor;
 pub use weights::GgufWeights;
 
 use crate::read_at::ReadAt;
+use crate::stored::StoredTensor;
 use cursor::Cursor;
 
 const MAGIC: [u8; 4] = *b"GGUF";
@@ -58,6 +59,24 @@ impl GgufHeader {
     /// [`GgufError`] naming the part that is wrong and its byte offset.
     pub fn read(source: &dyn ReadAt) -> Result<Self, GgufError> {
         let mut cursor = Cursor::new(source);
+        let (version, num_tensors, metadata) = Self::begin(&mut cursor)?;
+        let tensors = tensors::read(&mut cursor, num_tensors, &metadata)?;
+        Ok(Self { version, metadata, tensors })
+    }
+
+    /// Reads the head of a file whose tensors may be of types that are not supported: what they are, not where.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_stored(source: &dyn ReadAt) -> Result<(Metadata, Vec<StoredTensor>), GgufError> {
+        let mut cursor = Cursor::new(source);
+        let (_, num_tensors, metadata) = Self::begin(&mut cursor)?;
+        let tensors = tensors::read_stored(&mut cursor, num_tensors)?;
+        Ok((metadata, tensors))
+    }
+
+    /// Up to the table of tensors: version, their number, metadata.
+    fn begin(cursor: &mut Cursor<'_>) -> Result<(u32, u64, Metadata), GgufError> {
         let magic = cursor.array::<4>("the magic")?;
         if magic != MAGIC {
             return Err(GgufError::Magic { found: magic });
@@ -68,9 +87,7 @@ impl GgufHeader {
         let num_pairs = cursor.u64("the number of metadata pairs")?;
         cursor.plausible("the number of metadata pairs", num_pairs, metadata::MIN_PAIR_BYTES)?;
         cursor.plausible("the number of tensors", num_tensors, tensors::MIN_INFO_BYTES)?;
-        let metadata = Metadata::read(&mut cursor, num_pairs)?;
-        let tensors = tensors::read(&mut cursor, num_tensors, &metadata)?;
-        Ok(Self { version, metadata, tensors })
+        Ok((version, num_tensors, Metadata::read(cursor, num_pairs)?))
     }
 }
 

@@ -33,6 +33,7 @@ pub mod dialect;
 pub mod tokenizer;
 
 mod open;
+mod stored;
 
 pub mod perplexity;
 pub mod quantize;
@@ -41,4 +42,5 @@ pub use chat_template::{ChatTemplate, Message, RenderInput, TemplateError, map_t
 pub use dialect::Dialect;
 pub use open::{ModelFacts, OpenError, OpenModel, OpenWeights, open, open_weights};
 pub use spec::ModelSpec;
+pub use stored::{StoredCheckpoint, StoredDescription, StoredTensor, read_stored};
 pub use tokenizer::{SpecialTokens, TokenStream, Tokenizer, TokenizerError};

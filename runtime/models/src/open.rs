@@ -2,12 +2,14 @@
 
 mod check;
 mod folder;
+mod python_json;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kindling_kernels::{WeightError, WeightSource};
+use serde_json::{Map, Value};
 
 use crate::architecture::{Checkpoint, Description, SpecError, detect};
 use crate::chat_template::{ChatTemplate, TemplateError};
@@ -192,6 +194,17 @@ pub(crate) fn gguf_file(path: &Path) -> Result<Option<PathBuf>, OpenError> {
         Found::Gguf(file) => Some(file),
         Found::Safetensors { .. } => None,
     })
+}
+
+/// `config.json`, which a GGUF file has not beside it, and the files with tensors.
+pub(crate) type StoredFiles = (Option<Map<String, Value>>, Vec<PathBuf>);
+
+/// Where the tensors of a checkpoint are.
+pub(crate) fn stored_files(path: &Path) -> Result<StoredFiles, OpenError> {
+    match find(path)? {
+        Found::Gguf(file) => Ok((None, vec![file])),
+        Found::Safetensors { weights } => folder::stored_files(path, &weights),
+    }
 }
 
 fn find(path: &Path) -> Result<Found, OpenError> {

@@ -24,7 +24,7 @@ use kindling_kernels::{TensorDesc, WeightError, WeightSource};
 pub use declared::{DeclaredError, DeclaredQuantization};
 pub use element::Element;
 pub use header::{SafetensorsError, SafetensorsTensor, read_header};
-pub use shards::{ShardError, open_file, open_index, open_source};
+pub use shards::{ShardError, open_file, open_index, open_source, shards};
 
 use crate::read_at::{ReadAt, row_offset};
 use stored::Stored;

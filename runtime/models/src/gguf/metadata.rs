@@ -74,6 +74,11 @@ impl Metadata {
         self.pairs.get(key)
     }
 
+    /// All pairs, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.pairs.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
     /// A text, or `None` if the key is absent.
     ///
     /// # Errors

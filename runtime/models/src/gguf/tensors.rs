@@ -7,6 +7,7 @@ use kindling_kernels::{DType, TensorDesc, TensorScale};
 use super::cursor::Cursor;
 use super::ggml_type::{self, GgmlType};
 use super::{GgufError, Metadata};
+use crate::stored::StoredTensor;
 
 /// Name length, one dimension, type, offset: the smallest entry there can be.
 pub(super) const MIN_INFO_BYTES: u64 = 8 + 4 + 8 + 4 + 8;
@@ -67,7 +68,43 @@ fn alignment(metadata: &Metadata) -> Result<u64, GgufError> {
     Ok(alignment)
 }
 
-fn read_info(cursor: &mut Cursor<'_>, index: u64) -> Result<GgufTensor, GgufError> {
+/// Names, types and sizes of all tensors, those included that cannot be read here; their places are not looked at.
+pub(super) fn read_stored(cursor: &mut Cursor<'_>, num_tensors: u64) -> Result<Vec<StoredTensor>, GgufError> {
+    cursor.at_most("the number of tensors", num_tensors, MAX_TENSORS)?;
+    let mut tensors = Vec::new();
+    for index in 0..num_tensors {
+        let Entry { name, shape, kind, .. } = read_entry(cursor, index)?;
+        let (kind, block_elements, block_bytes) = match ggml_type::from_number(kind) {
+            GgmlType::Supported(dtype) => (dtype.name(), dtype.block_elements() as u64, dtype.block_bytes() as u64),
+            GgmlType::Unsupported(kind, elements, bytes) => (kind, elements, bytes),
+            // Says by what it cannot be.
+            GgmlType::Removed(_) | GgmlType::Unknown => {
+                return Err(dtype(&name, kind)
+                    .err()
+                    .unwrap_or_else(|| refused(&name, format!("the element type {kind} does not exist"))));
+            }
+        };
+        let elements = shape.iter().try_fold(1u64, |product, length| product.checked_mul(*length as u64));
+        let num_bytes = elements
+            .filter(|elements| elements.is_multiple_of(block_elements))
+            .and_then(|elements| (elements / block_elements).checked_mul(block_bytes));
+        let sizes = elements.zip(num_bytes).filter(|(_, num_bytes)| *num_bytes <= cursor.num_bytes());
+        let (elements, num_bytes) =
+            sizes.ok_or_else(|| refused(&name, format!("shape {shape:?} is not possible for {kind}")))?;
+        tensors.push(StoredTensor { name, kind: kind.to_owned(), elements, num_bytes });
+    }
+    Ok(tensors)
+}
+
+/// A tensor as the table has it; shape with the outermost dimension first.
+struct Entry {
+    name: String,
+    shape: Vec<usize>,
+    kind: u32,
+    offset: u64,
+}
+
+fn read_entry(cursor: &mut Cursor<'_>, index: u64) -> Result<Entry, GgufError> {
     let name = cursor.string(&format!("the name of tensor {index}"), MAX_NAME_BYTES)?;
     let what = format!("the entry of tensor {name}");
     let num_dimensions = cursor.u32(&what)?;
@@ -80,12 +117,16 @@ fn read_info(cursor: &mut Cursor<'_>, index: u64) -> Result<GgufTensor, GgufErro
         let length = usize::try_from(length).ok().filter(|length| *length > 0);
         shape.push(length.ok_or_else(|| refused(&name, "a dimension is 0 or beyond the address space".to_owned()))?);
     }
-    let dtype = dtype(&name, cursor.u32(&what)?)?;
-    let offset = cursor.u64(&what)?;
+    let (kind, offset) = (cursor.u32(&what)?, cursor.u64(&what)?);
     // The file names the innermost dimension first.
-    let row_elements = shape[0];
     shape.reverse();
-    let num_bytes = num_bytes(dtype, row_elements, &shape);
+    Ok(Entry { name, shape, kind, offset })
+}
+
+fn read_info(cursor: &mut Cursor<'_>, index: u64) -> Result<GgufTensor, GgufError> {
+    let Entry { name, shape, kind, offset } = read_entry(cursor, index)?;
+    let dtype = dtype(&name, kind)?;
+    let num_bytes = num_bytes(dtype, shape.last().copied().unwrap_or(1), &shape);
     let num_bytes = num_bytes.ok_or_else(|| refused(&name, format!("shape {shape:?} is not possible for {dtype}")))?;
     Ok(GgufTensor { desc: TensorDesc { name, dtype, shape, num_bytes, scale: TensorScale::One }, offset })
 }
@@ -94,7 +135,7 @@ fn dtype(name: &str, number: u32) -> Result<DType, GgufError> {
     let supported = "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, MXFP4 and NVFP4 are supported";
     match ggml_type::from_number(number) {
         GgmlType::Supported(dtype) => Ok(dtype),
-        GgmlType::Unsupported(kind) => Err(refused(name, format!("it is stored as {kind}; {supported}"))),
+        GgmlType::Unsupported(kind, ..) => Err(refused(name, format!("it is stored as {kind}; {supported}"))),
         GgmlType::Removed(kind) => {
             Err(refused(name, format!("it is stored as {kind}, which the format has given up; {supported}")))
         }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{OpenError, OpenWeights, Parts, check, make_spec};
+use super::python_json::without_odd_numbers;
+use super::{OpenError, OpenWeights, Parts, StoredFiles, check, make_spec};
 use crate::architecture::{Checkpoint, Description};
 use crate::chat_template::ChatTemplate;
 use crate::element_slices::ElementSlices;
@@ -99,12 +100,26 @@ fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, OpenError> {
 
 fn parse<T: DeserializeOwned>(path: PathBuf) -> Result<T, OpenError> {
     let bytes = read(&path, MAX_JSON_BYTES)?;
-    serde_json::from_slice(&bytes).map_err(|source| OpenError::Json { path, source })
+    let parsed = serde_json::from_slice(&bytes).or_else(|error| match without_odd_numbers(&bytes) {
+        Some(bytes) => serde_json::from_slice(&bytes),
+        None => Err(error),
+    });
+    parsed.map_err(|source| OpenError::Json { path, source })
 }
 
 /// A file that need not be there.
 fn parse_optional<T: DeserializeOwned + Default>(path: PathBuf) -> Result<T, OpenError> {
     if path.exists() { parse(path) } else { Ok(T::default()) }
+}
+
+/// `config.json`, and the files that hold the tensors.
+pub(super) fn stored_files(folder: &Path, place: &Weights) -> Result<StoredFiles, OpenError> {
+    let config = parse(folder.join("config.json"))?;
+    let files = match place {
+        Weights::File(path) => vec![path.clone()],
+        Weights::Index(path) => safetensors::shards(folder, &read(path, MAX_JSON_BYTES)?)?,
+    };
+    Ok((Some(config), files))
 }
 
 /// Opens safetensors weights as their `config.json` describes them.

@@ -83,26 +83,45 @@ pub fn open_file(path: &Path) -> Result<SafetensorsWeights, ShardError> {
     resolve(raw)
 }
 
+/// Paths of the files in `folder` that the index (`model.safetensors.index.json`) names.
+///
+/// # Errors
+/// [`ShardError`] with the entry of the index that is wrong.
+pub fn shards(folder: &Path, index: &[u8]) -> Result<Vec<PathBuf>, ShardError> {
+    Ok(Index::parse(index)?.shards()?.into_iter().map(|shard| folder.join(shard)).collect())
+}
+
+#[derive(serde::Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Index {
+    fn parse(index: &[u8]) -> Result<Self, ShardError> {
+        serde_json::from_slice(index).map_err(ShardError::Json)
+    }
+
+    /// Each once, by name; all names are checked before the first file is touched.
+    fn shards(&self) -> Result<Vec<&str>, ShardError> {
+        let mut shards: Vec<&str> = self.weight_map.values().map(String::as_str).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        if shards.len() > MAX_SHARDS {
+            let found = shards.len();
+            return Err(ShardError::Index(format!("it names {found} files, at most {MAX_SHARDS} are allowed")));
+        }
+        shards.iter().try_for_each(|shard| check_name(shard))?;
+        Ok(shards)
+    }
+}
+
 /// Opens the files in `folder` that the index (`model.safetensors.index.json`) names.
 ///
 /// # Errors
 /// [`ShardError`] with the path, or the entry of the index that is wrong.
 pub fn open_index(folder: &Path, index: &[u8]) -> Result<SafetensorsWeights, ShardError> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let index: Index = serde_json::from_slice(index).map_err(ShardError::Json)?;
-    let mut shards: Vec<&str> = index.weight_map.values().map(String::as_str).collect();
-    shards.sort_unstable();
-    shards.dedup();
-    if shards.len() > MAX_SHARDS {
-        return Err(ShardError::Index(format!("it names {} files, at most {MAX_SHARDS} are allowed", shards.len())));
-    }
-    // All names are checked before the first file is touched.
-    for shard in &shards {
-        check_name(shard)?;
-    }
+    let index = Index::parse(index)?;
+    let shards = index.shards()?;
     let mut raw = RawTensors::default();
     for shard in &shards {
         add_file(&mut raw, &folder.join(shard))?;

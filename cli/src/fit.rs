@@ -1,0 +1,180 @@
+//! `kindling fit`: what a model would take, and whether a machine has it. Reads heads of files, never weights.
+
+mod answer;
+mod machine;
+mod manifest;
+mod source;
+mod text;
+
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::ValueEnum;
+use kindling_agent::cache::Cache;
+use kindling_agent::hub::Hub;
+use kindling_envelope::{Bytes, Device, KvDtype, Pool, Serving};
+
+use answer::Answer;
+use machine::Machine;
+
+/// As the runtime: longer contexts are rarely used, but always paid for.
+const MOST_UNASKED_CONTEXT: u64 = 65_536;
+const DEFAULT_CONCURRENCY: u64 = 4;
+const DEFAULT_BATCHED_TOKENS: u64 = 512;
+/// The model does not fit.
+const DOES_NOT_FIT: u8 = 1;
+/// No answer could be given.
+const FAILED: u8 = 2;
+
+/// Say what a model takes and whether this machine, or another, has room for it
+///
+/// Reads the heads of its files only, from a hub by a few small requests. The exit status is 0 if it fits, 1 if it does
+/// not, and 2 if there is no answer.
+#[derive(clap::Args)]
+pub struct Args {
+    /// org/name or org/name@revision on the hub, a folder, a .gguf file, or the http address of one.
+    #[arg(required_unless_present = "manifest")]
+    model: Option<String>,
+    /// Take source and serving from the first LocalModel of this file.
+    #[arg(short = 'f', long, value_name = "FILE", conflicts_with_all = ["model", "files"])]
+    manifest: Option<PathBuf>,
+    /// Only this file of a repository; may be given several times.
+    #[arg(long = "file", value_name = "FILE")]
+    files: Vec<String>,
+    /// Longest sequence, in tokens [default: the model's maximum, at most 65536]
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<NonZeroU64>,
+    /// Sequences computed at once, each at full length [default: 4, which share two full contexts]
+    #[arg(long, value_name = "NUMBER")]
+    concurrency: Option<NonZeroU64>,
+    /// Tokens in the KV cache, shared by all sequences.
+    #[arg(long, value_name = "TOKENS")]
+    kv_tokens: Option<NonZeroU64>,
+    /// Tokens computed in one step, over all sequences [default: 512]
+    #[arg(long, value_name = "TOKENS")]
+    max_batched_tokens: Option<NonZeroU64>,
+    /// What keys and values are kept in.
+    #[arg(long, value_name = "TYPE", default_value = "bf16")]
+    kv_type: KvTypeArg,
+    /// What computes.
+    #[arg(long, default_value = "cpu")]
+    device: DeviceArg,
+    /// Memory of a machine that does nothing else, for example 119.6GiB [default: this machine, as it is now]
+    #[arg(long, value_name = "BYTES")]
+    memory: Option<Bytes>,
+    /// Threads that the runtime would compute with [default: the cores this process may use]
+    #[arg(long, env = "KINDLING_THREADS")]
+    threads: Option<usize>,
+    /// Folder of the cache, where a model that is there is read [default: ~/.cache/kindling]
+    #[arg(long, env = "KINDLING_CACHE", value_name = "FOLDER")]
+    cache: Option<PathBuf>,
+    /// How the answer is printed.
+    #[arg(long, default_value = "text")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum KvTypeArg {
+    Bf16,
+    Fp8,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum DeviceArg {
+    Cpu,
+    Cuda,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+/// Runs `kindling fit`.
+pub async fn run(args: Args) -> ExitCode {
+    let output = args.output;
+    match answer(args).await {
+        Ok(answer) => {
+            print(&answer, output);
+            if answer.verdict.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(DOES_NOT_FIT) }
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "this is the program's output")]
+fn print(answer: &Answer, output: Output) {
+    match output {
+        Output::Text => print!("{}", text::render(answer)),
+        Output::Json => println!("{:#}", answer.json()),
+    }
+}
+
+async fn answer(args: Args) -> anyhow::Result<Answer> {
+    let machine = args.memory.map_or_else(Machine::this, |total| Ok(Machine::given(total)))?;
+    let cache = args.cache.clone().map_or_else(Cache::of_user, |folder| Ok(Cache::at(folder)))?;
+    let (source, serving) = match &args.manifest {
+        Some(file) => manifest::read(file, &args, &cache)?,
+        None => (source::find(args.model.as_deref().unwrap_or_default(), &args.files, &cache)?, Wanted::of(&args)),
+    };
+    let facts = kindling_facts::read(&source.place, &Hub::from_environment()).await?;
+    let serving = serving.complete(facts.max_context)?;
+    let model = facts.model(&serving, args.threads)?;
+    Ok(Answer::new((source.name, facts), model, serving, machine))
+}
+
+/// How the model is to be served, before its own figures are known.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    context: Option<u64>,
+    concurrency: Option<u64>,
+    pool: Option<Pool>,
+    max_batched_tokens: u64,
+    kv_dtype: KvDtype,
+    device: Device,
+}
+
+impl Wanted {
+    fn of(args: &Args) -> Self {
+        // Who names a concurrency wants to know what it takes, not what happens to be shared.
+        let guaranteed = args.concurrency.map(|_| Pool::EverySequence);
+        Self {
+            context: args.context.map(NonZeroU64::get),
+            concurrency: args.concurrency.map(NonZeroU64::get),
+            pool: args.kv_tokens.map(|tokens| Pool::Tokens(tokens.get())).or(guaranteed),
+            max_batched_tokens: args.max_batched_tokens.map_or(DEFAULT_BATCHED_TOKENS, NonZeroU64::get),
+            kv_dtype: match args.kv_type {
+                KvTypeArg::Bf16 => KvDtype::Bf16,
+                KvTypeArg::Fp8 => KvDtype::Fp8,
+            },
+            device: match args.device {
+                DeviceArg::Cpu => Device::Cpu,
+                DeviceArg::Cuda => Device::Cuda,
+            },
+        }
+    }
+
+    fn complete(self, max_context: u64) -> anyhow::Result<Serving> {
+        let context = self.context.unwrap_or_else(|| max_context.min(MOST_UNASKED_CONTEXT));
+        if context > max_context {
+            bail!("a context of {context} tokens is more than the model's {max_context}");
+        }
+        if let Some(Pool::Tokens(tokens)) = self.pool.filter(|pool| matches!(pool, Pool::Tokens(n) if *n < context)) {
+            bail!("{tokens} tokens in the KV cache are fewer than one context of {context}; name a shorter --context");
+        }
+        Ok(Serving {
+            context,
+            concurrency: self.concurrency.unwrap_or(DEFAULT_CONCURRENCY),
+            pool: self.pool.unwrap_or(Pool::Contexts(2)),
+            max_batched_tokens: self.max_batched_tokens,
+            kv_dtype: self.kv_dtype,
+            device: self.device,
+        })
+    }
+}
