@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod agent;
 mod bars;
 mod bench;
 mod cache;
@@ -36,6 +37,7 @@ enum Command {
     Gateway(gateway::Args),
     Bench(bench::Args),
     Operator(operator::Args),
+    Agent(agent::Args),
 }
 
 #[tokio::main]
@@ -49,12 +51,9 @@ async fn main() -> ExitCode {
         Command::Gateway(args) => gateway::run(args).await,
         Command::Bench(args) => bench::run(args).await,
         Command::Operator(args) => operator::run(args).await,
+        Command::Agent(args) => agent::run(args).await,
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
 }
