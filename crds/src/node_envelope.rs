@@ -1,6 +1,6 @@
 //! What a node has and who holds it: `NodeEnvelope`, one per node.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -48,7 +48,7 @@ pub struct NodeEnvelopeSpec {
     /// Memory that is promised, one entry per copy of a model.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["uid".to_owned()]))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["uid".to_owned(), "copy".to_owned()]))]
     pub reservations: Vec<Reservation>,
 
     /// Sum of the reservations, for people.
@@ -64,6 +64,10 @@ pub struct Reservation {
     /// The LocalModel's uid.
     #[schemars(length(max = 64))]
     pub uid: String,
+    /// Which copy of the model, counted from 0.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 255))]
+    pub copy: u32,
     /// The LocalModel as `namespace/name`, for people.
     #[schemars(length(max = 512))]
     pub model: String,
@@ -71,7 +75,10 @@ pub struct Reservation {
     pub state: ReservationState,
     /// When it came into this state.
     #[schemars(schema_with = "crate::crd::time_schema")]
-    pub since: Time,
+    pub since: MicroTime,
+    /// When it was made.
+    #[schemars(schema_with = "crate::crd::time_schema")]
+    pub made_at: MicroTime,
     /// While it serves.
     #[schemars(range(min = 0, max = 1_125_899_906_842_624_i64))]
     pub bytes: u64,
@@ -89,6 +96,13 @@ pub struct Reservation {
     /// Digest of what the bytes were computed from.
     #[schemars(length(max = 64))]
     pub fingerprint: String,
+    /// Whether it was made although the model does not fit, because its `spec.memory.policy` is `Warn`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_overridden: bool,
+    /// What it was measured to hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_125_899_906_842_624_i64))]
+    pub measured_bytes: Option<u64>,
     /// Memory that was available when its release began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_125_899_906_842_624_i64))]
@@ -96,7 +110,7 @@ pub struct Reservation {
     /// When its pod was gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::crd::time_schema")]
-    pub pod_gone_at: Option<Time>,
+    pub pod_gone_at: Option<MicroTime>,
 }
 
 /// How far a reservation is. Its bytes count in every state.
@@ -119,7 +133,7 @@ pub struct NodeEnvelopeStatus {
     /// When the agent read this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::crd::time_schema")]
-    pub measured_at: Option<Time>,
+    pub measured_at: Option<MicroTime>,
     /// The node's memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<NodeMemory>,

@@ -7,6 +7,7 @@ mod bytes;
 mod check;
 mod footprint;
 mod kv_cache;
+pub mod ledger;
 mod solve;
 
 pub use bytes::{Bytes, NotBytes};

@@ -351,6 +351,12 @@ pub struct GetModelInfoResponse {
     pub version: ::prost::alloc::string::String,
     #[prost(uint32, tag = "15")]
     pub vocab_size: u32,
+    /// What the runtime waits for before it loads, e.g. memory; empty while it does not.
+    #[prost(string, tag = "16")]
+    pub waiting_for: ::prost::alloc::string::String,
+    /// What the process takes, once it is loaded, in bytes.
+    #[prost(message, optional, tag = "17")]
+    pub memory: ::core::option::Option<MemoryTerms>,
 }
 /// Nested message and enum types in `GetModelInfoResponse`.
 pub mod get_model_info_response {
@@ -396,6 +402,18 @@ pub mod get_model_info_response {
             }
         }
     }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MemoryTerms {
+    #[prost(uint64, tag = "1")]
+    pub weights_bytes: u64,
+    #[prost(uint64, tag = "2")]
+    pub kv_cache_bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub activations_bytes: u64,
+    /// The whole process, as the kernel counts it (PSS).
+    #[prost(uint64, tag = "4")]
+    pub process_bytes: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetLoadRequest {}
