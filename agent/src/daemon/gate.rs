@@ -3,7 +3,7 @@
 use futures::future::BoxFuture;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus, UserInfo};
 use k8s_openapi::api::core::v1::Pod;
-use kindling_api::MODEL_LABEL;
+use kindling_api::{AGENT_AUDIENCE, MODEL_LABEL};
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
 use std::sync::Arc;
@@ -13,8 +13,6 @@ use tonic::metadata::MetadataMap;
 
 use super::grants::ModelPod;
 
-/// Tokens must be meant for this service and no other.
-pub const AUDIENCE: &str = "kindling-agent";
 /// Questions to the cluster at once: whoever floods the agent with tokens floods nobody else.
 const MAX_REVIEWS: usize = 8;
 /// A token of a service account is a few hundred bytes; longer ones are not passed on.
@@ -37,7 +35,7 @@ pub struct ApiServer(pub Client);
 
 impl Cluster for ApiServer {
     fn review<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<TokenReviewStatus, kube::Error>> {
-        let spec = TokenReviewSpec { audiences: Some(vec![AUDIENCE.to_owned()]), token: Some(token.to_owned()) };
+        let spec = TokenReviewSpec { audiences: Some(vec![AGENT_AUDIENCE.to_owned()]), token: Some(token.to_owned()) };
         Box::pin(async move {
             let review = TokenReview { spec, ..TokenReview::default() };
             let reviewed = Api::<TokenReview>::all(self.0.clone()).create(&PostParams::default(), &review).await?;
@@ -111,10 +109,10 @@ impl Gate {
         let token = token.ok_or_else(|| Status::unauthenticated("`authorization: Bearer TOKEN` is needed"))?;
         let _permit = self.reviews.acquire().await.map_err(|_| Status::unavailable("the agent ends"))?;
         let status = self.cluster.review(token).await.map_err(|error| unasked(&error))?;
-        let is_for_us = status.audiences.iter().flatten().any(|audience| audience == AUDIENCE);
+        let is_for_us = status.audiences.iter().flatten().any(|audience| audience == AGENT_AUDIENCE);
         match status.user {
             Some(user) if status.authenticated == Some(true) && is_for_us => Ok(user),
-            _ => Err(Status::unauthenticated(format!("the cluster knows no such token for {AUDIENCE}"))),
+            _ => Err(Status::unauthenticated(format!("the cluster knows no such token for {AGENT_AUDIENCE}"))),
         }
     }
 }

@@ -124,10 +124,10 @@ impl Entry {
         measured.filter(|bytes| *bytes > Bytes(0)).unwrap_or(self.request.resident)
     }
 
-    /// Loads under this grant. Who came back with memory does not count: what it still takes is counted in full.
+    /// Whoever came back loads too until it says that it does not.
     fn is_loading(&self) -> bool {
         let is_loaded = self.measurement.is_some_and(|measurement| measurement.is_loaded);
-        self.stage == Stage::Granted && self.request.held == Bytes(0) && !is_loaded
+        self.stage == Stage::Granted && !is_loaded
     }
 
     /// Granted, and not taken from what is available yet.
@@ -139,8 +139,8 @@ impl Entry {
         (self.request.resident + transient).saturating_sub(Bytes(measurement.terms.total_bytes))
     }
 
-    fn reservation<'a>(&self, reservations: &'a [Reservation]) -> Option<&'a Reservation> {
-        reservations.iter().find(|reservation| match &self.pod.model_uid {
+    fn reservations<'a>(&self, reservations: &'a [Reservation]) -> impl Iterator<Item = &'a Reservation> {
+        reservations.iter().filter(|reservation| match &self.pod.model_uid {
             Some(uid) => reservation.uid == *uid,
             None => reservation.model == self.pod.model,
         })
@@ -192,7 +192,7 @@ impl Grants {
 
     /// What the ledger says about a grant.
     pub fn reservation_of<'a>(&self, grant: u64, reservations: &'a [Reservation]) -> Option<&'a Reservation> {
-        self.entries.get(&grant)?.reservation(reservations)
+        self.entries.get(&grant)?.reservations(reservations).next()
     }
 
     /// Answers whoever can be answered now. Call it after everything that happened, and once a second.
@@ -235,7 +235,7 @@ impl Grants {
         let began = *self.began.get_or_insert(now.at);
         let Some(reservations) = now.reservations else { return };
         let has_asked = |reservation: &&Reservation| {
-            self.entries.values().any(|entry| entry.reservation(std::slice::from_ref(*reservation)).is_some())
+            self.entries.values().any(|entry| entry.reservations(std::slice::from_ref(*reservation)).next().is_some())
         };
         let is_late = now.at.saturating_sub(began) >= REGISTRATION;
         let all_are_here = || reservations.iter().filter(check::may_hold).all(|reservation| has_asked(&reservation));

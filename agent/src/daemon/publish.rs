@@ -5,7 +5,7 @@ mod pace;
 use std::time::Duration;
 
 use futures::StreamExt;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kindling_api::{NodeDisplay, NodeEnvelope, NodeEnvelopeSpec, NodeEnvelopeStatus, NodeMemory};
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -101,7 +101,7 @@ async fn apply(api: &Api<NodeEnvelope>, node: &str, status: &NodeEnvelopeStatus)
 pub fn status(identity: &Identity, snapshot: &Snapshot) -> NodeEnvelopeStatus {
     let memory = snapshot.reading.memory;
     NodeEnvelopeStatus {
-        measured_at: snapshot.read_at.map(Time),
+        measured_at: snapshot.read_at.map(MicroTime),
         memory: Some(NodeMemory {
             total_bytes: memory.total.0,
             available_bytes: memory.available.0,

@@ -35,11 +35,13 @@ impl Grants {
     fn cover(&self, entry: &Entry, reservations: Option<&[Reservation]>) -> Result<i32, String> {
         let reservations = reservations.ok_or("the agent has not read the ledger of this node yet")?;
         let model = &entry.pod.model;
-        let reservation =
-            entry.reservation(reservations).ok_or_else(|| format!("no memory of this node is reserved for {model}"))?;
-        if reservation.state == ReservationState::Releasing {
-            return Err(format!("the reservation of {model} is being released"));
+        let own: Vec<_> = entry.reservations(reservations).collect();
+        if own.is_empty() {
+            return Err(format!("no memory of this node is reserved for {model}"));
         }
+        let kept = own.iter().filter(|reservation| reservation.state != ReservationState::Releasing);
+        let largest = kept.max_by_key(|reservation| reservation.bytes);
+        let reservation = largest.ok_or_else(|| format!("the reservation of {model} is being released"))?;
         for (what, asked, reserved) in [
             ("", entry.request.resident, reservation.bytes),
             (" while loading", entry.request.load_transient, reservation.load_transient_bytes),
@@ -48,7 +50,8 @@ impl Grants {
                 return Err(format!("{asked} are asked for{what}, {} are reserved", Bytes(reserved)));
             }
         }
-        if self.entries().any(|(_, other)| other.holds() && other.is_of_the_same_model(entry)) {
+        let holders = self.entries().filter(|(_, other)| other.holds() && other.pod.model == *model).count();
+        if holders >= own.len() {
             return Err(format!("an earlier process of {model} still holds its memory"));
         }
         Ok(reservation.priority)
@@ -79,12 +82,6 @@ impl Grants {
             "needs {own}, beside {promised} promised to others and {floor} that stay free; {available} are available"
         );
         Answer::Waiting { why, needed, available }
-    }
-}
-
-impl Entry {
-    fn is_of_the_same_model(&self, other: &Entry) -> bool {
-        self.pod.model == other.pod.model
     }
 }
 

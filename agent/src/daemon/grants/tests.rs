@@ -1,4 +1,4 @@
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kindling_api::ReservationState;
 
@@ -9,7 +9,11 @@ fn reservation(name: &str, gib: u64, state: ReservationState) -> Reservation {
         uid: format!("uid-of-{name}"),
         model: format!("team/{name}"),
         state,
-        since: Time(Timestamp::UNIX_EPOCH),
+        since: MicroTime(Timestamp::UNIX_EPOCH),
+        made_at: MicroTime(Timestamp::UNIX_EPOCH),
+        copy: 0,
+        is_overridden: false,
+        measured_bytes: None,
         bytes: Bytes::gib(gib).0,
         load_transient_bytes: Bytes::gib(1).0,
         context_length: 4096,
@@ -194,6 +198,7 @@ fn after_a_restart_who_holds_memory_comes_first() {
     desk.second = 9;
     assert_eq!(desk.decide(), []);
     let old = desk.grants.ask(pod("old"), holds(40));
+    desk.grants.measured(old, loaded(40));
     assert_eq!(desk.decide(), [(old, Answer::Granted), (new, Answer::Granted)], "everybody is here");
 }
 
@@ -219,17 +224,27 @@ fn who_comes_back_gets_its_grant_without_reservation_under_pressure_and_takes_ov
 }
 
 #[test]
-fn of_who_came_back_while_loading_the_rest_counts() {
+fn who_came_back_loads_until_it_says_otherwise() {
     let mut desk = Desk::settled(vec![reservation("b", 39, Loading)]);
-    let back = Request { held: Bytes::gib(10), ..asks(40) };
-    desk.grants.ask(pod("a"), back);
+    let back = desk.grants.ask(pod("a"), Request { held: Bytes::gib(10), ..asks(40) });
     desk.decide();
     let grant = desk.grants.ask(pod("b"), asks(39));
-    // 31 of 41 are still to come, 40 are asked for, 10 must stay
-    desk.available = Bytes(Bytes::gib(81).0 - 1);
-    assert!(desk.only().1.contains("beside 31.00 GiB promised"));
-    desk.available = Bytes::gib(81);
+    assert_eq!(desk.only(), (grant, "team/a loads, one at a time".to_owned()));
+    desk.grants.measured(back, loaded(40));
     assert_eq!(desk.only(), (grant, "Granted".to_owned()));
+}
+
+#[test]
+fn two_copies_of_a_model_need_two_reservations() {
+    let second = Reservation { copy: 1, ..reservation("a", 10, Loading) };
+    let mut desk = Desk::settled(vec![reservation("a", 10, Resident), second]);
+    let grants = ["p0", "p1", "p2"].map(|uid| desk.grants.ask(ModelPod { uid: uid.into(), ..pod("a") }, asks(10)));
+    for grant in &grants[..2] {
+        assert!(desk.decide().contains(&(*grant, Answer::Granted)));
+        desk.grants.measured(*grant, loaded(10));
+        desk.second += 2;
+    }
+    assert_eq!(desk.only(), (grants[2], "an earlier process of team/a still holds its memory".to_owned()));
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn is_awaited(snapshot: &Snapshot) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
     use k8s_openapi::jiff::Timestamp;
     use kindling_api::Reservation;
 
@@ -152,7 +152,11 @@ mod tests {
             uid: "u".into(),
             model: "team/a".into(),
             state: ReservationState::Releasing,
-            since: Time(Timestamp::UNIX_EPOCH),
+            since: MicroTime(Timestamp::UNIX_EPOCH),
+            made_at: MicroTime(Timestamp::UNIX_EPOCH),
+            copy: 0,
+            is_overridden: false,
+            measured_bytes: None,
             bytes: 1,
             load_transient_bytes: 0,
             context_length: 1,
