@@ -220,7 +220,8 @@ pub(crate) fn digest(file: &Path, progress: &mut dyn FnMut(u64)) -> io::Result<S
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use futures::StreamExt;
 use reqwest::StatusCode;
+use sha2::{Digest, Sha256};
 
-use crate::cache::{Cache, CacheError, at, digest, remove_if_there};
+use crate::cache::{Cache, CacheError, at, digest, hex, remove_if_there};
 use crate::hub::{Hub, HubError, Opened};
 use crate::lock::FolderLock;
 use crate::manifest::{FileRecord, Manifest};
@@ -20,6 +21,8 @@ pub struct Progress {
     pub file: String,
     /// Bytes of this file on disk.
     pub bytes: u64,
+    /// Of them from before this download.
+    pub kept_bytes: u64,
     /// Its size, where the hub says it.
     pub total_bytes: Option<u64>,
 }
@@ -107,6 +110,63 @@ pub async fn pull(
     Ok(())
 }
 
+/// What lies in the cache of a model that is whole there, so that nothing is to be fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Present {
+    /// Sum of the files.
+    pub bytes: u64,
+    /// Of the names and digests of the files: changes when one of them does.
+    pub digest: String,
+}
+
+/// Whether everything that was asked for is in the cache. Never asks the hub.
+///
+/// # Errors
+/// If the manifest is there and can't be read.
+pub fn present(cache: &Cache, source: &HubSource, asked: &[String]) -> Result<Option<Present>, CacheError> {
+    let folder = cache.folder(source);
+    let manifest = Manifest::read(&folder).map_err(at("read the manifest in", &folder))?;
+    if !is_satisfied(&manifest, &folder, asked) {
+        return Ok(None);
+    }
+    let is_asked = |name: &&String| asked.is_empty() || asked.contains(name);
+    let files: Vec<_> = manifest.files.iter().filter(|(name, _)| is_asked(name)).collect();
+    let lines: String = files.iter().map(|(name, record)| format!("{} {name}\n", record.sha256)).collect();
+    let bytes = files.iter().map(|(_, record)| record.bytes).sum();
+    Ok(Some(Present { bytes, digest: hex(&Sha256::digest(lines.as_bytes())) }))
+}
+
+/// How much is still to come. Asks the hub for the size of each file that is not there.
+///
+/// # Errors
+/// As [`pull`].
+pub async fn missing(cache: &Cache, hub: &Hub, source: &HubSource, asked: &[String]) -> Result<Missing, DownloadError> {
+    let folder = cache.folder(source);
+    let manifest = Manifest::read(&folder).map_err(at("read the manifest in", &folder))?;
+    let mut missing = Missing { there: 0, to_come: Some(0) };
+    for file in hub.files(source, asked).await? {
+        if manifest.holds(&folder, &file) {
+            missing.there += manifest.files[&file].bytes;
+            continue;
+        }
+        let opened = hub.open(source, &file, 0).await?; // its body is not read
+        let total = opened.total_bytes.or_else(|| opened.response.content_length());
+        let kept = Partial::of(&folder, &file).kept().map_or(0, |(bytes, _)| bytes);
+        missing.there += kept;
+        missing.to_come = missing.to_come.zip(total).map(|(sum, total)| sum + total.saturating_sub(kept));
+    }
+    Ok(missing)
+}
+
+/// What a download still has to bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Missing {
+    /// Bytes that are on disk, of complete and of broken off files.
+    pub there: u64,
+    /// Bytes that are not; `None` if the hub does not say the size of some file.
+    pub to_come: Option<u64>,
+}
+
 /// Whether the cache alone answers. Without a list of files, a complete download does, and so does a single GGUF
 /// that was imported by hand.
 fn is_satisfied(manifest: &Manifest, folder: &Path, asked: &[String]) -> bool {
@@ -141,7 +201,7 @@ async fn fetch(
             chunk.map_err(|error| DownloadError::Interrupted { file: file.to_owned(), bytes, source: error })?;
         writer.write_all(&chunk).map_err(at("write", &partial.path))?;
         bytes += chunk.len() as u64;
-        progress(Progress { file: file.to_owned(), bytes, total_bytes });
+        progress(Progress { file: file.to_owned(), bytes, kept_bytes: start, total_bytes });
     }
     writer.sync_all().map_err(at("write", &partial.path))?;
     if let Some(total_bytes) = total_bytes.filter(|total| *total != bytes) {

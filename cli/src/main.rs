@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod agent;
 mod bars;
 mod bench;
 mod cache;
@@ -39,6 +40,7 @@ enum Command {
     Gateway(gateway::Args),
     Bench(bench::Args),
     Operator(operator::Args),
+    Agent(agent::Args),
 }
 
 #[tokio::main]
@@ -54,5 +56,6 @@ async fn main() -> ExitCode {
         Command::Gateway(args) => gateway::run(args).await,
         Command::Bench(args) => bench::run(args).await,
         Command::Operator(args) => operator::run(args).await,
+        Command::Agent(args) => agent::run(args).await,
     })
 }

@@ -1,0 +1,236 @@
+//! Brings models into the node's cache, one after the other; whoever asks is told at once how far it is.
+
+mod rate;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kindling_envelope::Bytes;
+use kindling_proto::v1::EnsureModelResponse;
+use kindling_proto::v1::ensure_model_response::State;
+use nix::sys::statvfs::statvfs;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::cache::Cache;
+use crate::download::{self, DownloadError, Progress};
+use crate::hub::Hub;
+use crate::source::HubSource;
+use rate::Rate;
+
+/// Stays free on the disk of the cache: a full disk is a broken node.
+const SPARE: Bytes = Bytes::mib(512);
+/// Between two tries, doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// A failed download that nobody asked for any more is not tried again.
+const INTEREST: Duration = Duration::from_secs(600);
+
+/// Why a model can't be brought.
+#[derive(Debug, thiserror::Error)]
+pub enum EnsureError {
+    /// The download.
+    #[error(transparent)]
+    Download(#[from] DownloadError),
+    /// There is no room.
+    #[error(
+        "{source_name} needs {needed} more on the disk of {folder}, of which {free} are free and {SPARE} stay so; make \
+         room, or move the cache to a larger disk"
+    )]
+    NoSpace {
+        /// Which model.
+        source_name: String,
+        /// What is still to come.
+        needed: Bytes,
+        /// What is free.
+        free: Bytes,
+        /// Where.
+        folder: String,
+    },
+    /// Nobody knows whether there is room.
+    #[error("the free space of {folder} can't be read: {cause}")]
+    Space {
+        /// Where.
+        folder: String,
+        /// Why.
+        cause: io::Error,
+    },
+}
+
+/// All downloads of this node.
+pub struct Downloads {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    cache: Cache,
+    hub: Hub,
+    free: fn(&Path) -> io::Result<Bytes>,
+    turn: Semaphore,
+    jobs: Mutex<HashMap<Job, Tracked>>,
+    shutdown: CancellationToken,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Job {
+    source: HubSource,
+    files: Vec<String>,
+}
+
+/// How far one is.
+struct Tracked {
+    response: EnsureModelResponse,
+    asked: Instant,
+}
+
+impl Downloads {
+    /// Into this cache, from this hub, until the token is cancelled.
+    pub fn new(cache: Cache, hub: Hub, shutdown: CancellationToken) -> Self {
+        Self::with_free_space(cache, hub, shutdown, free_space)
+    }
+
+    fn with_free_space(
+        cache: Cache,
+        hub: Hub,
+        shutdown: CancellationToken,
+        free: fn(&Path) -> io::Result<Bytes>,
+    ) -> Self {
+        let jobs = Mutex::new(HashMap::new());
+        Self { shared: Arc::new(Shared { cache, hub, free, turn: Semaphore::new(1), jobs, shutdown }) }
+    }
+
+    /// Starts bringing a model, unless that is under way or done, and says how far it is.
+    ///
+    /// # Errors
+    /// `FAILED_PRECONDITION` if the cache can't be read.
+    pub fn ensure(&self, source: &HubSource, files: &[String]) -> Result<EnsureModelResponse, Status> {
+        let mut files = files.to_vec();
+        files.sort();
+        files.dedup();
+        let present = download::present(&self.shared.cache, source, &files)
+            .map_err(|error| Status::failed_precondition(with_sources(&error)))?;
+        if let Some(present) = present {
+            return Ok(EnsureModelResponse {
+                state: State::Present.into(),
+                bytes: present.bytes,
+                total_bytes: present.bytes,
+                digest: present.digest,
+                ..EnsureModelResponse::default()
+            });
+        }
+        let job = Job { source: source.clone(), files };
+        let mut jobs = self.shared.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tracked) = jobs.get_mut(&job) {
+            tracked.asked = Instant::now();
+            return Ok(tracked.response.clone());
+        }
+        let response = EnsureModelResponse { state: State::Queued.into(), ..EnsureModelResponse::default() };
+        jobs.insert(job.clone(), Tracked { response: response.clone(), asked: Instant::now() });
+        let shared = self.shared.clone();
+        // Hashing and writing block, and nothing may hold up the watch over the memory.
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || {
+            let shutdown = shared.shutdown.clone();
+            runtime.block_on(shutdown.run_until_cancelled(shared.bring(job)))
+        });
+        Ok(response)
+    }
+}
+
+impl Shared {
+    /// Tries until it is there, or nobody wants it any more.
+    async fn bring(&self, job: Job) {
+        let mut pause = FIRST_PAUSE;
+        while let Err(error) = self.try_once(&job).await {
+            let message = with_sources(&error);
+            tracing::warn!(source = %job.source, message, "a download failed");
+            self.update(&job, |response| {
+                response.state = State::Failed.into();
+                response.bytes_per_second = 0;
+                response.message = message;
+            });
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            let asked = self.jobs().get(&job).map(|tracked| tracked.asked.elapsed());
+            if asked.is_none_or(|ago| ago > INTEREST) {
+                break;
+            }
+        }
+        // what is there is found in the cache from here on
+        self.jobs().remove(&job);
+    }
+
+    async fn try_once(&self, job: &Job) -> Result<(), EnsureError> {
+        let Ok(_turn) = self.turn.acquire().await else { return Ok(()) };
+        self.update(job, |response| response.state = State::Downloading.into());
+        let missing = download::missing(&self.cache, &self.hub, &job.source, &job.files).await?;
+        if let Some(needed) = missing.to_come {
+            self.check_space(job, Bytes(needed))?;
+        }
+        let total = missing.to_come.map_or(0, |to_come| missing.there + to_come);
+        let mut rate = Rate::new(Instant::now());
+        let mut file: Option<(String, u64)> = None;
+        let mut bytes = missing.there;
+        self.update(job, |response| (response.bytes, response.total_bytes) = (bytes, total));
+        let mut progress = |progress: Progress| {
+            let before = match &file {
+                Some((name, before)) if *name == progress.file => *before,
+                // what was kept of this file is in the sum already
+                _ => progress.kept_bytes,
+            };
+            let new = progress.bytes.saturating_sub(before);
+            bytes += new;
+            file = Some((progress.file, progress.bytes));
+            if let Some(per_second) = rate.add(Instant::now(), new) {
+                self.update(job, |response| (response.bytes, response.bytes_per_second) = (bytes, per_second));
+            }
+        };
+        download::pull(&self.cache, &self.hub, &job.source, &job.files, &mut progress).await?;
+        Ok(())
+    }
+
+    fn check_space(&self, job: &Job, needed: Bytes) -> Result<(), EnsureError> {
+        let folder = || self.cache.root().display().to_string();
+        let free = (self.free)(self.cache.root()).map_err(|cause| EnsureError::Space { folder: folder(), cause })?;
+        if needed > Bytes(0) && needed + SPARE > free {
+            return Err(EnsureError::NoSpace { source_name: job.source.to_string(), needed, free, folder: folder() });
+        }
+        Ok(())
+    }
+
+    fn update(&self, job: &Job, change: impl FnOnce(&mut EnsureModelResponse)) {
+        if let Some(tracked) = self.jobs().get_mut(job) {
+            change(&mut tracked.response);
+        }
+    }
+
+    fn jobs(&self) -> std::sync::MutexGuard<'_, HashMap<Job, Tracked>> {
+        // nothing that could panic happens under the lock
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Free for users other than root, on the disk of a folder that may not exist yet.
+fn free_space(folder: &Path) -> io::Result<Bytes> {
+    let existing = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    let found = statvfs(existing)?;
+    Ok(Bytes(found.fragment_size()).times(found.blocks_available()))
+}
+
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+use axum::Router;
+use axum::extract::{Path as UrlPath, State as Shared};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::*;
+
+/// A hub on loopback with one file a repository; it answers when it is let.
+#[derive(Default)]
+struct FakeHub {
+    is_closed: AtomicBool,
+    is_missing: AtomicBool,
+    listings: AtomicUsize,
+    now: AtomicUsize,
+    most_at_once: AtomicUsize,
+}
+
+const CONTENT: &str = "GGUF and so on";
+
+async fn listing(Shared(hub): Shared<Arc<FakeHub>>) -> Response {
+    hub.listings.fetch_add(1, Ordering::SeqCst);
+    match hub.is_missing.load(Ordering::SeqCst) {
+        true => StatusCode::NOT_FOUND.into_response(),
+        false => r#"{"siblings":[{"rfilename":"model.gguf"}]}"#.into_response(),
+    }
+}
+
+async fn file(Shared(hub): Shared<Arc<FakeHub>>, _: UrlPath<(String, String)>, _: HeaderMap) -> Response {
+    let now = hub.now.fetch_add(1, Ordering::SeqCst) + 1;
+    hub.most_at_once.fetch_max(now, Ordering::SeqCst);
+    while hub.is_closed.load(Ordering::SeqCst) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    hub.now.fetch_sub(1, Ordering::SeqCst);
+    CONTENT.into_response()
+}
+
+struct Test {
+    hub: Arc<FakeHub>,
+    downloads: Downloads,
+    folder: PathBuf,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+impl Test {
+    async fn start(name: &str, free: fn(&Path) -> io::Result<Bytes>) -> Self {
+        let hub = Arc::new(FakeHub::default());
+        let app = Router::new()
+            .route("/api/models/{org}/{repo}/revision/{revision}", get(listing))
+            .route("/org/{repo}/resolve/main/{file}", get(file))
+            .with_state(hub.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let folder = std::env::temp_dir().join(format!("kindling-agent-downloads-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        let shutdown = CancellationToken::new();
+        let client = Hub::new(&format!("http://{address}"), None);
+        let downloads = Downloads::with_free_space(Cache::at(&folder), client, shutdown.clone(), free);
+        Self { hub, downloads, folder, _stop: shutdown.drop_guard() }
+    }
+
+    fn ensure(&self, repo: &str) -> EnsureModelResponse {
+        self.downloads.ensure(&format!("hf:org/{repo}").parse().unwrap(), &[]).unwrap()
+    }
+
+    /// Asks again until it is so.
+    async fn until(&self, repo: &str, state: State) -> EnsureModelResponse {
+        for _ in 0..1000 {
+            let response = self.ensure(repo);
+            if response.state() == state {
+                return response;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("{repo} never got {state:?}: {:?}", self.ensure(repo));
+    }
+}
+
+impl Drop for Test {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_ask_there_is_one_download_and_then_it_is_present() {
+    let test = Test::start("one", |_| Ok(Bytes::gib(9))).await;
+    test.hub.is_closed.store(true, Ordering::SeqCst);
+    for _ in 0..5 {
+        assert_ne!(test.ensure("a").state(), State::Present);
+    }
+    test.until("a", State::Downloading).await;
+    test.hub.is_closed.store(false, Ordering::SeqCst);
+    let present = test.until("a", State::Present).await;
+    assert_eq!((present.bytes, present.total_bytes), (CONTENT.len() as u64, CONTENT.len() as u64));
+    assert_eq!(present.digest.len(), 64);
+    assert_eq!(test.hub.listings.load(Ordering::SeqCst), 2, "one for the sizes, one for the download");
+    // what is there is there at once, and nobody asks the hub
+    assert_eq!(test.ensure("a"), present);
+    assert_eq!(test.hub.listings.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_after_the_other() {
+    let test = Test::start("queue", |_| Ok(Bytes::gib(9))).await;
+    test.hub.is_closed.store(true, Ordering::SeqCst);
+    test.ensure("a");
+    test.until("a", State::Downloading).await;
+    assert_eq!(test.ensure("b").state(), State::Queued);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(test.ensure("b").state(), State::Queued, "as long as the other one is under way");
+    test.hub.is_closed.store(false, Ordering::SeqCst);
+    test.until("b", State::Present).await;
+    assert_eq!(test.ensure("a").state(), State::Present);
+    assert_eq!(test.hub.most_at_once.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_told_before_a_byte_is_written() {
+    let test = Test::start("full", |_| Ok(SPARE)).await;
+    let failed = test.until("a", State::Failed).await;
+    assert!(failed.message.starts_with("hf:org/a@main needs 0.00 MiB more on the disk of "), "{}", failed.message);
+    assert!(failed.message.contains("512.00 MiB are free and 512.00 MiB stay so"), "{}", failed.message);
+    assert!(!test.folder.join("models").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_says_why_and_is_tried_again_by_itself() {
+    let test = Test::start("retry", |_| Ok(Bytes::gib(9))).await;
+    test.hub.is_missing.store(true, Ordering::SeqCst);
+    let failed = test.until("a", State::Failed).await;
+    assert!(failed.message.contains("no such repository"), "{}", failed.message);
+    test.hub.is_missing.store(false, Ordering::SeqCst);
+    let present = tokio::time::timeout(FIRST_PAUSE + Duration::from_secs(5), async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let response = test.ensure("a");
+            if response.state() == State::Present {
+                return response;
+            }
+        }
+    });
+    assert_eq!(present.await.expect("the next try comes by itself").bytes, CONTENT.len() as u64);
+}
+
+#[test]
+fn this_machine_has_a_disk() {
+    assert!(free_space(Path::new("/a/folder/that/is/not/there")).unwrap() > Bytes(0));
+}

@@ -1,0 +1,179 @@
+//! When a status is worth a write.
+
+use std::time::Duration;
+
+use kindling_api::{Holder, Pressure, ReservationState};
+use kindling_envelope::Bytes;
+
+use crate::daemon::desk::Snapshot;
+
+/// Smaller changes of memory are no news; on small machines 1 % of the memory.
+const CHANGE: Bytes = Bytes::mib(256);
+/// Memory changes all the time.
+const SELDOM: Duration = Duration::from_secs(10);
+/// A status that is older than this is not to be believed.
+const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// What was published last.
+#[derive(Debug, Default)]
+pub struct Pace {
+    last: Option<Published>,
+}
+
+#[derive(Debug)]
+struct Published {
+    at: Duration,
+    is_read: bool,
+    available: Bytes,
+    baseline: Bytes,
+    pressure: Pressure,
+    holders: Vec<Holder>,
+    exists: bool,
+}
+
+impl Pace {
+    /// Whether the cluster should hear of this now.
+    pub fn is_due(&self, at: Duration, snapshot: &Snapshot) -> bool {
+        if snapshot.read_at.is_none() && self.last.is_none() {
+            return false; // nothing was ever read
+        }
+        let Some(last) = &self.last else { return true };
+        let exists = snapshot.ledger.as_ref().is_none_or(|ledger| ledger.exists);
+        if last.pressure != snapshot.pressure || last.holders != snapshot.holders || (last.exists && !exists) {
+            return true;
+        }
+        if snapshot.read_at.is_none() {
+            return false; // a status that gets older says it
+        }
+        let since = at.saturating_sub(last.at);
+        if since >= HEARTBEAT || !last.is_read {
+            return true;
+        }
+        let memory = snapshot.reading.memory;
+        let threshold = CHANGE.min(memory.total.percent(1));
+        let is_news = last.available.0.abs_diff(memory.available.0) >= threshold.0
+            || last.baseline.0.abs_diff(snapshot.baseline.0) >= threshold.0;
+        is_news && (since >= SELDOM || is_awaited(snapshot))
+    }
+
+    /// Notes that it did.
+    pub fn published(&mut self, at: Duration, snapshot: &Snapshot) {
+        self.last = Some(Published {
+            at,
+            is_read: snapshot.read_at.is_some(),
+            available: snapshot.reading.memory.available,
+            baseline: snapshot.baseline,
+            pressure: snapshot.pressure,
+            holders: snapshot.holders.clone(),
+            exists: snapshot.ledger.as_ref().is_some_and(|ledger| ledger.exists),
+        });
+    }
+}
+
+/// Whether the operator waits for memory to come back: it goes on when it reads of it here.
+fn is_awaited(snapshot: &Snapshot) -> bool {
+    let reservations = snapshot.ledger.iter().flat_map(|ledger| &ledger.reservations);
+    reservations.into_iter().any(|reservation| reservation.state == ReservationState::Releasing)
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+    use k8s_openapi::jiff::Timestamp;
+    use kindling_api::Reservation;
+
+    use super::*;
+    use crate::daemon::desk::Ledger;
+    use crate::daemon::memory::{MemInfo, Reading};
+    use crate::daemon::watch::Floors;
+
+    fn snapshot(available: Bytes) -> Snapshot {
+        let total = Bytes::gib(100);
+        let memory = MemInfo { total, available, ..MemInfo::default() };
+        Snapshot {
+            looked: tokio::time::Instant::now(),
+            read_at: Some(Timestamp::UNIX_EPOCH),
+            reading: Reading { memory, ..Reading::default() },
+            baseline: Bytes(0),
+            floors: Floors::of(total),
+            pressure: Pressure::None,
+            holders: Vec::new(),
+            num_waiting: 0,
+            num_revoked: 0,
+            ledger: Some(Ledger { exists: true, ..Ledger::default() }),
+        }
+    }
+
+    fn seconds(number: u64) -> Duration {
+        Duration::from_secs(number)
+    }
+
+    /// Published at second 100 with 50 GiB.
+    fn published() -> Pace {
+        let mut pace = Pace::default();
+        assert!(pace.is_due(seconds(100), &snapshot(Bytes::gib(50))), "the first one");
+        pace.published(seconds(100), &snapshot(Bytes::gib(50)));
+        pace
+    }
+
+    #[test]
+    fn memory_is_told_seldom_and_only_if_it_changed() {
+        let pace = published();
+        let (little, much) = (Bytes::gib(50) + Bytes::mib(255), Bytes::gib(50) + Bytes::mib(256));
+        assert!(!pace.is_due(seconds(109), &snapshot(much)));
+        assert!(pace.is_due(seconds(110), &snapshot(much)));
+        assert!(!pace.is_due(seconds(159), &snapshot(little)));
+        assert!(pace.is_due(seconds(160), &snapshot(little)), "a sign of life");
+    }
+
+    #[test]
+    fn on_a_small_machine_a_hundredth_is_news() {
+        let mut small = snapshot(Bytes::mib(500));
+        small.reading.memory.total = Bytes::gib(1);
+        let mut pace = Pace::default();
+        pace.published(seconds(0), &small);
+        small.reading.memory.available = Bytes::mib(489);
+        assert!(pace.is_due(seconds(10), &small));
+    }
+
+    #[test]
+    fn pressure_holders_and_a_lost_object_are_told_at_once() {
+        let pace = published();
+        let same = || snapshot(Bytes::gib(50));
+        assert!(!pace.is_due(seconds(101), &same()));
+        assert!(pace.is_due(seconds(101), &Snapshot { pressure: Pressure::Low, ..same() }));
+        assert!(pace.is_due(seconds(101), &Snapshot { holders: vec![Holder::default()], ..same() }));
+        assert!(pace.is_due(seconds(101), &Snapshot { ledger: Some(Ledger::default()), ..same() }));
+    }
+
+    #[test]
+    fn memory_that_somebody_waits_for_is_told_at_once() {
+        let releasing = Reservation {
+            uid: "u".into(),
+            model: "team/a".into(),
+            state: ReservationState::Releasing,
+            since: MicroTime(Timestamp::UNIX_EPOCH),
+            made_at: MicroTime(Timestamp::UNIX_EPOCH),
+            copy: 0,
+            is_overridden: false,
+            measured_bytes: None,
+            bytes: 1,
+            load_transient_bytes: 0,
+            context_length: 1,
+            priority: 0,
+            may_leave: true,
+            fingerprint: String::new(),
+            available_at_release_bytes: None,
+            pod_gone_at: None,
+        };
+        let ledger = Ledger { exists: true, reservations: vec![releasing], published_baseline: None };
+        assert!(published().is_due(seconds(101), &Snapshot { ledger: Some(ledger), ..snapshot(Bytes::gib(60)) }));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_told_and_gets_old() {
+        let unread = Snapshot { read_at: None, ..snapshot(Bytes::gib(50)) };
+        assert!(!Pace::default().is_due(seconds(0), &unread));
+        assert!(!published().is_due(seconds(1000), &unread));
+    }
+}
