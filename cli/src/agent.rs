@@ -4,14 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
-use kindling_agent::daemon::service::ReadFacts;
-use kindling_agent::daemon::source::LocalSource;
+use kindling_agent::cache::Cache;
 use kindling_agent::daemon::{self, AgentConfig};
 use kindling_envelope::Bytes;
-use kindling_proto::v1::DescribeModelResponse;
-use tonic::Status;
 
+use crate::node_facts::NodeFacts;
 use crate::{interrupt, logging};
 
 /// Watch and grant the memory of one node, and fill its cache of weights.
@@ -70,20 +67,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         metrics_listen,
         procfs_root,
         sysfs_root,
-        cache,
+        cache: cache.clone(),
         allowed_host_path_prefixes,
         operator_account,
         floor_run,
         floor_start,
     };
-    Ok(daemon::run(config, Arc::new(NoFacts), interrupt::token()?).await?)
-}
-
-/// This version of the agent brings models and grants memory, but does not read their headers.
-struct NoFacts;
-
-impl ReadFacts for NoFacts {
-    fn read(&self, _source: LocalSource) -> BoxFuture<'_, Result<DescribeModelResponse, Status>> {
-        Box::pin(async { Err(Status::unimplemented("this agent does not read the headers of models")) })
-    }
+    Ok(daemon::run(config, Arc::new(NodeFacts::new(Cache::at(cache))), interrupt::token()?).await?)
 }

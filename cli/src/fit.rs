@@ -3,7 +3,7 @@
 mod answer;
 mod machine;
 mod manifest;
-mod source;
+pub mod source;
 mod text;
 
 use std::num::NonZeroU64;

@@ -14,6 +14,7 @@ mod gateway;
 mod interrupt;
 mod local_models;
 mod logging;
+mod node_facts;
 mod operator;
 mod pull;
 mod quantize;

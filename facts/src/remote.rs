@@ -33,7 +33,9 @@ pub(crate) async fn read_hub(hub: &Hub, source: &HubSource, files: &[String]) ->
     let names = hub.files(source, files).await?;
     let is_needed = |name: &&String| is_weights(name) || SMALL_FILES.contains(&name.as_str());
     let heads = Heads::new().map_err(FactsError::Temporary)?;
-    let reads = names.iter().filter(is_needed).map(|name| lay(hub, hub.file(source, name), name, &heads));
+    // Collected: as a lazy iterator it could not be sent to another thread.
+    let reads: Vec<_> =
+        names.iter().filter(is_needed).map(|name| lay(hub, hub.file(source, name), name, &heads)).collect();
     stream::iter(reads).buffer_unordered(PARALLEL).try_collect::<()>().await?;
     Ok(heads)
 }

@@ -21,6 +21,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         created: 0,
         availability,
         backend: Some(Backend::new(channel.clone())),
+        on_demand: None,
     };
     let loading = Availability::Unavailable {
         message: "loading weights, 40 % done".into(),

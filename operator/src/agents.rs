@@ -20,7 +20,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Who answers for the agents; tests put a fake here.
 pub trait Agents: Send + Sync {
     /// Facts of a model, from the agent at `address`.
-    fn describe(&self, address: String, source: ModelSource) -> BoxFuture<'_, Result<DescribeModelResponse, Status>>;
+    fn describe(
+        &self,
+        address: String,
+        question: DescribeModelRequest,
+    ) -> BoxFuture<'_, Result<DescribeModelResponse, Status>>;
 
     /// Makes the agent at `address` bring a model into its cache, and says how far that is.
     fn ensure(&self, address: String, source: ModelSource) -> BoxFuture<'_, Result<EnsureModelResponse, Status>>;
@@ -62,9 +66,13 @@ impl GrpcAgents {
 }
 
 impl Agents for GrpcAgents {
-    fn describe(&self, address: String, source: ModelSource) -> BoxFuture<'_, Result<DescribeModelResponse, Status>> {
+    fn describe(
+        &self,
+        address: String,
+        question: DescribeModelRequest,
+    ) -> BoxFuture<'_, Result<DescribeModelResponse, Status>> {
         Box::pin(bounded(DESCRIBE_TIMEOUT, async move {
-            let request = self.request(DescribeModelRequest { source: Some(source) }, DESCRIBE_TIMEOUT).await?;
+            let request = self.request(question, DESCRIBE_TIMEOUT).await?;
             Ok(self.client(&address).await?.describe_model(request).await?.into_inner())
         }))
     }

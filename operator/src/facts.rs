@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use kindling_api::Serving;
 use kindling_envelope::{Activations, Bytes, CacheLayers, Model};
 use kindling_proto::v1::cache_layers::Kind;
 use kindling_proto::v1::ensure_model_response::State;
 use kindling_proto::v1::model_source::Source;
 use kindling_proto::v1::{
-    CacheLayers as LayersMessage, DescribeModelResponse, EnsureModelResponse, HubModel, ModelSource,
+    CacheLayers as LayersMessage, DescribeModelRequest, DescribeModelResponse, EnsureModelResponse, HubModel,
+    ModelSource, ServingSettings,
 };
 use tokio::sync::Notify;
 use tonic::{Code, Status};
@@ -26,6 +28,32 @@ const RETRY: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_secs(1);
 /// How long it is believed that weights are where they were.
 const RECHECK: Duration = Duration::from_secs(60);
+
+/// What is asked: weights, and how they are to be served.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked {
+    /// Where they come from.
+    pub weights: Weights,
+    /// What decides how much is computed at a time.
+    pub serving: Serving,
+}
+
+impl Asked {
+    fn key(&self) -> String {
+        format!("{:?} {:?}", self.weights, self.serving)
+    }
+
+    fn to_question(&self) -> DescribeModelRequest {
+        let Serving { context_length, max_concurrency, kv_cache, max_batched_tokens } = &self.serving;
+        let serving = ServingSettings {
+            context_length: *context_length,
+            max_concurrency: Some(*max_concurrency),
+            kv_tokens: kv_cache.tokens,
+            max_batched_tokens: *max_batched_tokens,
+        };
+        DescribeModelRequest { source: Some(to_source(&self.weights)), serving: Some(serving) }
+    }
+}
 
 /// What is known of one source.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -69,8 +97,10 @@ pub struct Failure {
 /// What to make of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
-    /// Asking again changes nothing while the source stays as it is.
-    Refused,
+    /// There is no such source.
+    NotFound,
+    /// It is there and is no model, or not for us, or not to be served so.
+    Invalid,
     /// Something did not answer.
     Unreachable,
     /// There is nobody to ask.
@@ -105,31 +135,34 @@ impl FactsCache {
     }
 
     /// What is known now.
-    pub fn known(&self, weights: &Weights) -> Known {
-        self.lock().get(&key(weights)).map(|entry| entry.known.clone()).unwrap_or_default()
+    pub fn known(&self, asked: &Asked) -> Known {
+        let entries = self.lock();
+        let described = entries.get(&asked.key()).map(|entry| entry.known.clone()).unwrap_or_default();
+        let places = entries.get(&key(&asked.weights)).map(|entry| entry.known.places.clone());
+        Known { places: places.unwrap_or_default(), ..described }
     }
 
     /// Asks what the model takes, unless that is known. `agents` are the nodes that may know, and their addresses; the
     /// ones that have the weights first.
-    pub fn describe(self: &Arc<Self>, weights: &Weights, agents: Vec<(String, String)>) {
+    pub fn describe(self: &Arc<Self>, asked: &Asked, agents: Vec<(String, String)>) {
         if agents.is_empty() {
-            self.lock().entry(key(weights)).or_default().known.failure =
+            self.lock().entry(asked.key()).or_default().known.failure =
                 Some(Failure { kind: FailureKind::NoAgent, message: NO_AGENT.to_owned() });
             return;
         }
-        if !self.begin(weights, &Question::Describe) {
+        if !self.begin(&asked.key(), &Question::Describe) {
             return;
         }
-        let (cache, weights) = (Arc::clone(self), weights.clone());
+        let (cache, asked) = (Arc::clone(self), asked.clone());
         tokio::spawn(async move {
             let mut answer = Err(Status::unavailable("no agent was asked"));
             for (_, address) in agents {
-                answer = cache.agents.describe(address, to_source(&weights)).await;
+                answer = cache.agents.describe(address, asked.to_question()).await;
                 if answer.is_ok() {
                     break;
                 }
             }
-            cache.end(&weights, &Question::Describe, |known| match answer.map_err(Failure::from).and_then(facts) {
+            cache.end(&asked.key(), &Question::Describe, |known| match answer.map_err(Failure::from).and_then(facts) {
                 Ok(facts) => {
                     (known.facts, known.failure) = (Some(facts), None);
                     None
@@ -145,14 +178,14 @@ impl FactsCache {
     /// Makes a node's agent bring the weights, and asks how far that is.
     pub fn ensure(self: &Arc<Self>, weights: &Weights, node: &str, address: &str) {
         let question = Question::Ensure(node.to_owned());
-        if !self.begin(weights, &question) {
+        if !self.begin(&key(weights), &question) {
             return;
         }
         let (cache, weights, node) = (Arc::clone(self), weights.clone(), node.to_owned());
         let address = address.to_owned();
         tokio::spawn(async move {
             let answer = cache.agents.ensure(address, to_source(&weights)).await;
-            cache.end(&weights, &question, |known| {
+            cache.end(&key(&weights), &question, |known| {
                 let answer = answer.unwrap_or_else(|status| EnsureModelResponse {
                     state: State::Failed.into(),
                     message: status.message().to_owned(),
@@ -170,23 +203,23 @@ impl FactsCache {
     }
 
     /// Forgets sources that nobody names any more.
-    pub fn keep_only(&self, weights: &[Weights]) {
-        let keys: BTreeSet<String> = weights.iter().map(key).collect();
+    pub fn keep_only(&self, asked: &[Asked]) {
+        let keys: BTreeSet<String> = asked.iter().flat_map(|asked| [asked.key(), key(&asked.weights)]).collect();
         self.lock().retain(|key, _| keys.contains(key));
     }
 
-    fn begin(&self, weights: &Weights, question: &Question) -> bool {
+    fn begin(&self, key: &str, question: &Question) -> bool {
         let mut entries = self.lock();
-        let entry = entries.entry(key(weights)).or_default();
+        let entry = entries.entry(key.to_owned()).or_default();
         let is_known = *question == Question::Describe && entry.known.facts.is_some();
         let is_early = entry.ask_again.get(question).is_some_and(|again| Instant::now() < *again);
         !is_known && !is_early && entry.asking.insert(question.clone())
     }
 
-    fn end(&self, weights: &Weights, question: &Question, note: impl FnOnce(&mut Known) -> Option<Duration>) {
+    fn end(&self, key: &str, question: &Question, note: impl FnOnce(&mut Known) -> Option<Duration>) {
         {
             let mut entries = self.lock();
-            let Some(entry) = entries.get_mut(&key(weights)) else { return };
+            let Some(entry) = entries.get_mut(key) else { return };
             entry.asking.remove(question);
             if let Some(again) = note(&mut entry.known) {
                 entry.ask_again.insert(question.clone(), Instant::now() + again);
@@ -210,9 +243,11 @@ impl Known {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
-        let refusals = [Code::NotFound, Code::InvalidArgument, Code::FailedPrecondition, Code::PermissionDenied];
-        let is_refused = refusals.contains(&status.code());
-        let kind = if is_refused { FailureKind::Refused } else { FailureKind::Unreachable };
+        let kind = match status.code() {
+            Code::NotFound => FailureKind::NotFound,
+            Code::InvalidArgument | Code::FailedPrecondition | Code::PermissionDenied => FailureKind::Invalid,
+            _ => FailureKind::Unreachable,
+        };
         Self { kind, message: status.message().to_owned() }
     }
 }

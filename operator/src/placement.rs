@@ -21,7 +21,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::OperatorConfig;
-use crate::facts::{FactsCache, Known};
+use crate::facts::{Asked, FactsCache, Known};
 
 pub use carry_out::{PlacementError, quantity};
 pub use ledger::{MODEL_COPY_SEPARATOR, PodTerms, pod_terms};
@@ -117,8 +117,8 @@ impl Placement {
     }
 
     /// What is known of a model's weights.
-    pub fn known(&self, weights: &crate::validate::Weights) -> Known {
-        self.facts.known(weights)
+    pub fn known(&self, asked: &Asked) -> Known {
+        self.facts.known(asked)
     }
 
     /// Makes rounds until the token is cancelled.
@@ -181,12 +181,12 @@ impl Placement {
 
     /// Asks for what is missing: facts, and weights where they would fit.
     fn ask_agents(&self, world: &read::World, wished: &[situation::Wished], verdicts: &BTreeMap<String, Verdict>) {
-        let sources: Vec<_> = wished.iter().filter_map(|wished| wished.weights.clone()).collect();
+        let sources: Vec<_> = wished.iter().filter_map(|wished| wished.asked.clone()).collect();
         self.facts.keep_only(&sources);
         for wished in wished {
-            let Some(weights) = &wished.weights else { continue };
+            let Some(asked) = &wished.asked else { continue };
             let agents = world.agents(&wished.wish.nodes);
-            self.facts.describe(weights, agents.clone());
+            self.facts.describe(asked, agents.clone());
             let wanted = match verdicts.get(&wished.wish.key) {
                 Some(Verdict::WaitingForWeights { nodes }) => nodes.first().cloned(),
                 // What is resident is looked at again now and then.
@@ -198,7 +198,7 @@ impl Placement {
             let hosts = wanted.into_iter().chain(first.filter(|_| wished.is_on_node()));
             for node in hosts {
                 if let Some((_, address)) = agents.iter().find(|(name, _)| *name == node) {
-                    self.facts.ensure(weights, &node, address);
+                    self.facts.ensure(&asked.weights, &node, address);
                 }
             }
         }
@@ -208,7 +208,7 @@ impl Placement {
     fn publish(&self, wished: &[situation::Wished], outcomes: BTreeMap<String, Outcome>) {
         let known = wished
             .iter()
-            .filter_map(|wished| Some((wished.wish.model.clone(), self.facts.known(wished.weights.as_ref()?))));
+            .filter_map(|wished| Some((wished.wish.model.clone(), self.facts.known(wished.asked.as_ref()?))));
         let said = Said { outcomes, known: known.collect() };
         let mut before = lock(&self.said);
         if *before != said {

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::config::OperatorConfig;
 use crate::dereference::References;
+use crate::facts::Asked;
 use crate::reason::Reason;
 
 /// The longest name of a LocalModel: room for suffixes below the 63 characters of a Service's name.
@@ -30,6 +31,13 @@ pub struct ValidatedModel {
     pub is_running: bool,
     /// What the pod is made from.
     pub inputs: PodInputs,
+}
+
+impl ValidatedModel {
+    /// What the agents are asked about it.
+    pub fn asked(&self) -> Asked {
+        Asked { weights: self.inputs.weights.clone(), serving: self.inputs.serving.clone() }
+    }
 }
 
 /// Everything from the spec that a pod is made from: another value of it needs another pod.

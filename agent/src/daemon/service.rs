@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use kindling_proto::v1::agent_server::{Agent, AgentServer};
 use kindling_proto::v1::{
     DescribeModelRequest, DescribeModelResponse, EnsureModelRequest, EnsureModelResponse, HoldRequest, HoldResponse,
+    ServingSettings,
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -31,8 +32,12 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Reads what a model is, from its headers.
 pub trait ReadFacts: Send + Sync {
-    /// Facts of a model; errors are what the caller gets.
-    fn read(&self, source: LocalSource) -> BoxFuture<'_, Result<DescribeModelResponse, Status>>;
+    /// Facts of a model that is served so; errors are what the caller gets.
+    fn read(
+        &self,
+        source: LocalSource,
+        serving: ServingSettings,
+    ) -> BoxFuture<'_, Result<DescribeModelResponse, Status>>;
 }
 
 /// See the module.
@@ -58,8 +63,9 @@ impl Agent for AgentService {
         request: Request<DescribeModelRequest>,
     ) -> Result<Response<DescribeModelResponse>, Status> {
         self.gate.operator(request.metadata()).await?;
-        let source = source::check(request.into_inner().source, &self.allowed_host_path_prefixes)?;
-        self.facts.read(source).await.map(Response::new)
+        let DescribeModelRequest { source, serving } = request.into_inner();
+        let source = source::check(source, &self.allowed_host_path_prefixes)?;
+        self.facts.read(source, serving.unwrap_or_default()).await.map(Response::new)
     }
 
     async fn ensure_model(

@@ -115,6 +115,7 @@ async fn start_gateway(
         created: 0,
         availability: Availability::Ready,
         backend: Some(Backend::new(runtime.connect_in_process())),
+        on_demand: None,
     }]);
     let mut config = Config::new(Discovery::Static(routes));
     config.timeouts = Timeouts { drain: Duration::ZERO, ..Timeouts::default() };

@@ -106,6 +106,9 @@ fn no_set_of_models_is_ever_over_committed_lost_or_left_waiting() {
     }
     println!("{sum}");
     println!("{:.1} s", started.elapsed().as_secs_f64());
-    assert!(sets < 500 || sum.evictions > 0 && sum.adopted > 0 && sum.crashes > 0 && sum.timed_out > 0, "too little happened");
+    assert!(
+        sets < 500 || sum.evictions > 0 && sum.adopted > 0 && sum.crashes > 0 && sum.timed_out > 0,
+        "too little happened"
+    );
     let _ = SECOND;
 }

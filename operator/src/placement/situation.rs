@@ -19,7 +19,7 @@ use crate::backoff::{backoff_until, has_finished};
 use crate::build::pod_digest;
 use crate::config::OperatorConfig;
 use crate::dereference::References;
-use crate::facts::FactsCache;
+use crate::facts::{Asked, FactsCache};
 use crate::observe::{Situation as PodSituation, situation as pod_situation};
 use crate::validate::{ValidatedModel, Weights, validate};
 
@@ -37,14 +37,14 @@ pub struct Wished {
     pub wish: Wish,
     /// What its pod is built from; nothing if its spec is refused.
     pub model: Option<ValidatedModel>,
-    /// Where its weights come from.
-    pub weights: Option<Weights>,
+    /// What the agents are asked about it.
+    pub asked: Option<Asked>,
 }
 
 impl Wished {
     /// Whether its weights can only be found on nodes.
     pub fn is_on_node(&self) -> bool {
-        matches!(self.weights, Some(Weights::HostPath { .. }))
+        matches!(self.asked, Some(Asked { weights: Weights::HostPath { .. }, .. }))
     }
 }
 
@@ -85,8 +85,8 @@ fn wish(
 ) -> Wished {
     let uid = object.uid().unwrap_or_default();
     let validated = validate(object, &References::default(), config).ok();
-    let weights = validated.as_ref().map(|model| model.inputs.weights.clone());
-    let known = weights.as_ref().map(|weights| facts.known(weights)).unwrap_or_default();
+    let asked = validated.as_ref().map(ValidatedModel::asked);
+    let known = asked.as_ref().map(|asked| facts.known(asked)).unwrap_or_default();
     let runnable = known.facts.as_ref().filter(|facts| facts.not_runnable.is_empty());
     let need = validated.as_ref().zip(runnable).map(|(model, facts)| need(model, &facts.model));
     let spec = &object.spec;
@@ -118,7 +118,7 @@ fn wish(
         weights_on: known.nodes(),
         not_before: None,
     };
-    Wished { wish, model: validated, weights }
+    Wished { wish, model: validated, asked }
 }
 
 /// Models whose pods ended for good, by uid, and when they are tried again.
@@ -223,6 +223,7 @@ fn planned_pod(pod: &Pod) -> Option<PlannedPod> {
         model: owner.uid.clone(),
         node,
         phase: phase(pod),
+        since: time(since(pod)),
         terms: terms.map_or_else(terms_of_unknown, |terms| Terms {
             bytes: Bytes(terms.bytes),
             load_transient: Bytes(terms.load_transient_bytes),
@@ -236,6 +237,15 @@ fn planned_pod(pod: &Pod) -> Option<PlannedPod> {
 /// A pod of an operator that had no ledger yet: it is replaced, because its fingerprint is nobody's.
 fn terms_of_unknown() -> Terms {
     Terms { bytes: Bytes(0), load_transient: Bytes(0), context: 0, fingerprint: String::new(), overridden: false }
+}
+
+/// Since when the pod is as far as it is: ready since its condition says so, leaving since it was told to, else made then.
+fn since(pod: &Pod) -> Timestamp {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True");
+    let ready_at = ready.and_then(|condition| condition.last_transition_time.as_ref());
+    let at = pod.metadata.deletion_timestamp.as_ref().or(ready_at).or(pod.metadata.creation_timestamp.as_ref());
+    at.map_or_else(Timestamp::now, |time| time.0)
 }
 
 fn phase(pod: &Pod) -> PodPhase {

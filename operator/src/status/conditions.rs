@@ -64,9 +64,10 @@ fn resolved(observed: &Observed) -> Verdict {
         (Some(facts), _) if !facts.not_runnable.is_empty() => {
             fails(Reason::NotRunnable, &format!("this version can't run it: {}", facts.not_runnable))
         }
-        (None, Some(failure)) if failure.kind == FailureKind::Refused => {
+        (None, Some(failure)) if failure.kind == FailureKind::NotFound => {
             fails(Reason::SourceNotFound, &failure.message)
         }
+        (None, Some(failure)) if failure.kind == FailureKind::Invalid => fails(Reason::InvalidSource, &failure.message),
         _ => Verdict::holds(ConditionType::Resolved, Reason::Accepted, "the spec is valid"),
     }
 }
@@ -126,7 +127,7 @@ fn admitted(observed: &Observed) -> Option<Verdict> {
         Placed::FactsUnknown => match &observed.known.failure {
             Some(failure) => {
                 let reason = match failure.kind {
-                    FailureKind::Refused => Reason::FactsUnknown,
+                    FailureKind::NotFound | FailureKind::Invalid => Reason::FactsUnknown,
                     FailureKind::Unreachable => Reason::SourceUnreachable,
                     FailureKind::NoAgent => Reason::NoAgent,
                 };

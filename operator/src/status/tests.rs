@@ -175,7 +175,7 @@ fn download_is_told_with_its_progress() {
 #[test]
 fn source_that_is_not_there_or_can_not_be_run_is_not_resolved() {
     let mut observed = unplaced(Verdict::FactsUnknown).unwrap();
-    observed.known.failure = Some(Failure { kind: FailureKind::Refused, message: "no such repository".to_owned() });
+    observed.known.failure = Some(Failure { kind: FailureKind::NotFound, message: "no such repository".to_owned() });
     let status = compute(&model(), &Ok(observed), at(1));
     assert_eq!(line(&status), "F:SourceNotFound U:Waiting F:FactsUnknown F:Waiting F:SourceNotFound");
 }

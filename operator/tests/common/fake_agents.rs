@@ -6,7 +6,8 @@ use futures::future::BoxFuture;
 use kindling_operator::agents::Agents;
 use kindling_proto::v1::ensure_model_response::State;
 use kindling_proto::v1::{
-    CacheLayers, DescribeModelResponse, EnsureModelResponse, ModelSource, PlannedActivations, cache_layers,
+    CacheLayers, DescribeModelRequest, DescribeModelResponse, EnsureModelResponse, ModelSource, PlannedActivations,
+    cache_layers,
 };
 use tonic::Status;
 
@@ -55,7 +56,7 @@ impl FakeAgents {
 }
 
 impl Agents for FakeAgents {
-    fn describe(&self, _: String, _: ModelSource) -> BoxFuture<'_, Result<DescribeModelResponse, Status>> {
+    fn describe(&self, _: String, _: DescribeModelRequest) -> BoxFuture<'_, Result<DescribeModelResponse, Status>> {
         Box::pin(async { self.0.lock().unwrap().facts.clone() })
     }
 

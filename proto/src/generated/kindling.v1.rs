@@ -1402,6 +1402,21 @@ pub struct HubModel {
 pub struct DescribeModelRequest {
     #[prost(message, optional, tag = "1")]
     pub source: ::core::option::Option<ModelSource>,
+    /// Activations are exact for this; unset: as a LocalModel that says nothing of it.
+    #[prost(message, optional, tag = "2")]
+    pub serving: ::core::option::Option<ServingSettings>,
+}
+/// As in a LocalModel; what is unset has the default that it has there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServingSettings {
+    #[prost(uint32, optional, tag = "1")]
+    pub context_length: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "2")]
+    pub max_concurrency: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "3")]
+    pub kv_tokens: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "4")]
+    pub max_batched_tokens: ::core::option::Option<u32>,
 }
 /// Bytes of a model, from which a footprint is computed; see the crate kindling-envelope.
 #[derive(Clone, PartialEq, ::prost::Message)]
