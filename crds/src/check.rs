@@ -46,6 +46,10 @@ fn check_across(spec: &Value, faults: &mut Vec<String>) {
     {
         faults.push(format!("spec.serving.kvCache.tokens: {tokens} must be at least contextLength ({context})"));
     }
+    let lifecycle = &spec["lifecycle"];
+    if !lifecycle["keepAlive"].is_null() && lifecycle["activation"] != "OnDemand" {
+        faults.push("spec.lifecycle.keepAlive: only means something with activation OnDemand".to_owned());
+    }
 }
 
 fn check_value(value: &Value, schema: &Value, path: &str, faults: &mut Vec<String>) {
@@ -219,13 +223,13 @@ mod tests {
 
     #[test]
     fn the_rules_repeated_here_are_the_ones_in_the_schema() {
-        let yaml = crate::crd_yaml();
+        let yaml = serde_json::to_string(&crate::crd()).unwrap().replace("\"rule\":", "rule: ");
         let count = yaml.matches("rule: ").count();
         assert_eq!(count, KNOWN_RULES, "a rule was added or removed: look at check_across");
         assert!(yaml.contains("[has(self.hf), has(self.hostPath)]"));
         assert!(yaml.contains("self.kvCache.tokens >= self.contextLength"));
     }
 
-    /// The two repeated above, the model's name, and the transition rules, which need an older object.
-    const KNOWN_RULES: usize = 5;
+    /// The three repeated above, the model's name, and the transition rules, which need an older object.
+    const KNOWN_RULES: usize = 6;
 }

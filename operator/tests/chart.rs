@@ -88,10 +88,10 @@ fn watching_one_namespace_needs_cluster_wide_only_what_belongs_to_no_namespace()
 #[test]
 fn every_container_is_confined() {
     let Some(objects) = render(&[]) else { return };
-    let deployments: Vec<_> = of_kind(&objects, &["Deployment"]).collect();
-    assert_eq!(deployments.len(), 2);
-    for deployment in deployments {
-        let pod = &deployment["spec"]["template"]["spec"];
+    let workloads: Vec<_> = of_kind(&objects, &["Deployment", "DaemonSet"]).collect();
+    assert_eq!(workloads.len(), 3);
+    for workload in workloads {
+        let pod = &workload["spec"]["template"]["spec"];
         assert_eq!(pod["securityContext"]["runAsNonRoot"], json!(true));
         assert_eq!(pod["securityContext"]["seccompProfile"]["type"], json!("RuntimeDefault"));
         for container in pod["containers"].as_array().unwrap() {
@@ -101,6 +101,60 @@ fn every_container_is_confined() {
             assert_eq!(context["capabilities"]["drop"], json!(["ALL"]));
         }
     }
+}
+
+fn agent(objects: &[Value]) -> &Value {
+    let agent = of_kind(objects, &["DaemonSet"]).next().unwrap();
+    assert_eq!(agent["metadata"]["name"], json!("kindling-agent"));
+    &agent["spec"]["template"]["spec"]
+}
+
+#[test]
+fn agent_is_on_the_network_of_its_node_and_writes_only_the_cache() {
+    let settings = ["allowedHostPathPrefixes={/srv/models,/data}", "agent.procfsRoot=/srv/simulated"];
+    let Some(objects) = render(&settings) else { return };
+    let pod = agent(&objects);
+    assert_eq!((&pod["hostNetwork"], &pod["dnsPolicy"]), (&json!(true), &json!("ClusterFirstWithHostNet")));
+    let container = &pod["containers"][0];
+    let is_writable = |mount: &&Value| mount.get("readOnly") != Some(&json!(true));
+    let mounts = container["volumeMounts"].as_array().unwrap();
+    let writable: Vec<_> = mounts.iter().filter(is_writable).map(|mount| &mount["mountPath"]).collect();
+    assert_eq!((mounts.len(), writable), (4, vec![&json!("/cache")]));
+    let args = container["args"].to_string();
+    for arg in [
+        "--listen=$(HOST_IP):9402",
+        "--allowed-host-path-prefix=/srv/models",
+        "--allowed-host-path-prefix=/data",
+        "--procfs-root=/simulated/proc",
+        "--operator-account=system:serviceaccount:kindling-system:kindling-operator",
+    ] {
+        assert!(args.contains(&format!("\"{arg}\"")), "{arg} is not in {args}");
+    }
+    let env: Vec<_> = container["env"].as_array().unwrap().iter().map(|env| &env["name"]).collect();
+    assert_eq!(env, ["KINDLING_NODE", "HOST_IP"]);
+}
+
+#[test]
+fn agent_reads_the_real_proc_unless_told_otherwise() {
+    let Some(objects) = render(&[]) else { return };
+    let args = agent(&objects)["containers"][0]["args"].to_string();
+    assert!(!args.contains("procfs") && !args.contains("floor"), "{args}");
+}
+
+#[test]
+fn agent_may_write_the_envelope_of_its_own_node_only() {
+    let Some(objects) = render(&[]) else { return };
+    let policy = of_kind(&objects, &["ValidatingAdmissionPolicy"]).next().unwrap();
+    assert_eq!(policy["spec"]["failurePolicy"], json!("Fail"));
+    let rule = &policy["spec"]["matchConstraints"]["resourceRules"][0];
+    assert_eq!(rule["resources"], json!(["nodeenvelopes", "nodeenvelopes/status"]));
+    assert_eq!(rule["operations"], json!(["CREATE", "UPDATE"]));
+    let whom = "request.userInfo.username == 'system:serviceaccount:kindling-system:kindling-agent'";
+    assert_eq!(policy["spec"]["matchConditions"][0]["expression"], json!(whom));
+    assert_eq!(policy["spec"]["validations"].as_array().unwrap().len(), 2);
+    let binding = of_kind(&objects, &["ValidatingAdmissionPolicyBinding"]).next().unwrap();
+    assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
+    assert_eq!(binding["spec"]["validationActions"], json!(["Deny"]));
 }
 
 #[test]
