@@ -89,7 +89,7 @@ fn pod_user(name: &str, is_elsewhere: bool) -> UserInfo {
 struct FakeFacts;
 
 impl ReadFacts for FakeFacts {
-    fn read(&self, source: LocalSource) -> BoxFuture<'_, Result<DescribeModelResponse, Status>> {
+    fn read(&self, source: LocalSource, _: ServingSettings) -> BoxFuture<'_, Result<DescribeModelResponse, Status>> {
         let architecture = format!("{source:?}");
         Box::pin(async { Ok(DescribeModelResponse { architecture, ..DescribeModelResponse::default() }) })
     }
