@@ -29,6 +29,7 @@
 //!   with the least room left, so that large room stays whole.
 
 mod adopt;
+mod change;
 mod draft;
 mod evict;
 mod lifecycle;
