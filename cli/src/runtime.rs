@@ -2,11 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{ArgAction, ValueEnum};
-use kindling_runtime::{BackendKind, Listeners, RuntimeConfig, Script};
+use kindling_envelope::Bytes;
+use kindling_runtime::memory::{AgentGate, MemoryGate, Ungated};
+use kindling_runtime::{BackendKind, Listeners, Runtime, RuntimeConfig, Script};
 use tokio::net::TcpListener;
 
 use crate::{interrupt, logging};
@@ -26,6 +29,16 @@ pub struct Args {
     /// Where /metrics and /healthz are served over HTTP [default: nowhere]
     #[arg(long, env = "KINDLING_METRICS_LISTEN")]
     metrics_listen: Option<SocketAddr>,
+    /// Bytes that the whole process may take: a KV cache whose size is not given is made to fit, and what does not fit is
+    /// refused before it is loaded [default: no bound]
+    #[arg(long, value_name = "BYTES", env = "KINDLING_MEMORY_BUDGET")]
+    memory_budget: Option<Bytes>,
+    /// The node's agent, which is asked for memory before any is taken [default: nobody is asked]
+    #[arg(long, value_name = "HOST:PORT", env = "KINDLING_AGENT", requires = "agent_token_file")]
+    agent: Option<String>,
+    /// File with the token for the agent; read anew for every try.
+    #[arg(long, value_name = "FILE", env = "KINDLING_AGENT_TOKEN_FILE")]
+    agent_token_file: Option<PathBuf>,
     #[command(flatten)]
     serving: ServingArgs,
 }
@@ -98,7 +111,8 @@ impl MachineArgs {
 
 /// Runs `kindling runtime`.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let Args { model_path, served_model_name, listen, metrics_listen, serving } = args;
+    let Args { model_path, served_model_name, listen, metrics_listen, memory_budget, agent, agent_token_file, serving } =
+        args;
     let ServingArgs { context_length, max_concurrency, kv_tokens, max_batched_tokens, machine } = serving;
     logging::start("info");
     let mut config = RuntimeConfig::new(model_path);
@@ -109,6 +123,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     config.max_concurrency = max_concurrency;
     config.kv_tokens = kv_tokens;
     config.max_batched_tokens = max_batched_tokens;
+    config.memory_budget = memory_budget.map(|bytes| bytes.0);
     // A pod has 30 s to end; the servers' own closing needs some of them.
     config.drain_timeout = Duration::from_secs(20);
     machine.apply(&mut config)?;
@@ -119,7 +134,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             None => None,
         },
     };
-    Ok(kindling_runtime::serve(config, listeners, interrupt::token()?).await?)
+    let gate: Arc<dyn MemoryGate> = match (agent, agent_token_file) {
+        (Some(address), Some(token_file)) => Arc::new(AgentGate::new(&address, &token_file)?),
+        _ => Arc::new(Ungated::default()),
+    };
+    Ok(Runtime::start_gated(config, gate).serve(listeners, interrupt::token()?).await?)
 }
 
 /// Listens, or says which address cannot be had.

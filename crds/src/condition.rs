@@ -9,6 +9,8 @@ pub enum ConditionType {
     Resolved,
     /// The weights are on the node.
     Downloaded,
+    /// Memory of a node is reserved for it.
+    MemoryAdmitted,
     /// The runtime holds the weights in memory.
     Loaded,
     /// The summary: requests to the endpoint are answered.
@@ -17,13 +19,14 @@ pub enum ConditionType {
 
 impl ConditionType {
     /// All of them, in the order in which they become true.
-    pub const ALL: [Self; 4] = [Self::Resolved, Self::Downloaded, Self::Loaded, Self::Ready];
+    pub const ALL: [Self; 5] = [Self::Resolved, Self::Downloaded, Self::MemoryAdmitted, Self::Loaded, Self::Ready];
 
     /// The name in `status.conditions[].type`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Resolved => "Resolved",
             Self::Downloaded => "Downloaded",
+            Self::MemoryAdmitted => "MemoryAdmitted",
             Self::Loaded => "Loaded",
             Self::Ready => "Ready",
         }

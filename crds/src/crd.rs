@@ -1,41 +1,44 @@
-//! The CustomResourceDefinition and its YAML, generated from the Rust types.
+//! The CustomResourceDefinitions and their YAML, generated from the Rust types.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 
-use crate::LocalModel;
-
-/// Where the generated YAML lies, from the root of the repository.
-pub const CRD_YAML_PATH: &str = "crds/localmodels.kindling.dev.yaml";
-
-/// Where the chart's template of it lies, from the root of the repository.
-pub const CHART_CRD_YAML_PATH: &str = "charts/kindling/templates/localmodels.kindling.dev.yaml";
+use crate::{LocalModel, NodeEnvelope};
 
 /// The CustomResourceDefinition of LocalModel.
 pub fn crd() -> CustomResourceDefinition {
-    let mut value = serde_json::to_value(LocalModel::crd()).expect("a CRD should serialise");
-    to_kubernetes_schema(&mut value);
-    serde_json::from_value(value).expect("a CRD should still be one without nullable")
+    cleaned(&LocalModel::crd())
 }
 
-/// The CustomResourceDefinition of LocalModel as the YAML file in `crds/`.
-pub fn crd_yaml() -> String {
-    to_yaml(&crd())
+/// Every CustomResourceDefinition of Kindling.
+pub fn crds() -> [CustomResourceDefinition; 2] {
+    [crd(), cleaned(&NodeEnvelope::crd())]
 }
 
-/// The same as the chart's template: `helm uninstall` must not delete every LocalModel with it.
-pub fn chart_crd_yaml() -> String {
-    let mut crd = crd();
+/// Every file that is generated from this crate: its path from the root of the repository, and its text. Each
+/// definition lies in `crds/`, and again as a template of the chart.
+pub fn generated_files() -> Vec<(String, String)> {
+    let files = crds().into_iter().flat_map(|crd| {
+        let name = crd.metadata.name.clone().unwrap_or_default();
+        let (plain, template) = (format!("crds/{name}.yaml"), format!("charts/kindling/templates/{name}.yaml"));
+        [(plain, to_yaml(&crd)), (template, to_yaml(&kept(crd)))]
+    });
+    files.collect()
+}
+
+/// For the chart: `helm uninstall` must not delete every object of the kind with it.
+fn kept(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     let keep = ("helm.sh/resource-policy".to_owned(), "keep".to_owned());
     crd.metadata.annotations.get_or_insert_default().extend([keep]);
-    to_yaml(&crd)
+    crd
 }
 
-/// Every file that is generated from this crate: its path from the root of the repository, and its text.
-pub fn generated_files() -> [(&'static str, String); 2] {
-    [(CRD_YAML_PATH, crd_yaml()), (CHART_CRD_YAML_PATH, chart_crd_yaml())]
+fn cleaned(crd: &CustomResourceDefinition) -> CustomResourceDefinition {
+    let mut value = serde_json::to_value(crd).expect("a CRD should serialise");
+    to_kubernetes_schema(&mut value);
+    serde_json::from_value(value).expect("a CRD should still be one without nullable")
 }
 
 fn to_yaml(crd: &CustomResourceDefinition) -> String {
@@ -100,6 +103,10 @@ pub(crate) fn tolerations_schema(_: &mut SchemaGenerator) -> Schema {
             },
         },
     })
+}
+
+pub(crate) fn time_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "format": "date-time", "maxLength": 64 })
 }
 
 pub(crate) fn conditions_schema(_: &mut SchemaGenerator) -> Schema {

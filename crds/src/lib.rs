@@ -1,7 +1,9 @@
-//! The Kubernetes API of Kindling: `LocalModel` as Rust types, the names and labels around it, its conditions.
+//! The Kubernetes API of Kindling: `LocalModel` and `NodeEnvelope` as Rust types, the names and labels around them,
+//! the conditions.
 //!
-//! Everyone who reads or writes LocalModels uses these types: the operator writes their status, the gateway reads
-//! it. `localmodels.kindling.dev.yaml` beside this crate is generated from them by [`crd_yaml`]. This crate talks to
+//! Everyone who reads or writes them uses these types: the operator writes the status of LocalModels and the spec of
+//! NodeEnvelopes, the agents write the status of NodeEnvelopes, the gateway reads LocalModels. The YAML files beside
+//! this crate are generated from the types: [`generated_files`]. This crate talks to
 //! no cluster and decides nothing.
 
 mod check;
@@ -9,16 +11,24 @@ mod condition;
 mod crd;
 mod local_model;
 mod names;
+mod node_envelope;
 mod status;
 
 pub use check::check;
 pub use condition::{ConditionStatus, ConditionType};
-pub use crd::{CHART_CRD_YAML_PATH, CRD_YAML_PATH, chart_crd_yaml, crd, crd_yaml, generated_files};
+pub use crd::{crd, crds, generated_files};
 pub use local_model::{
-    Device, Gateway, HfSource, HostPathSource, KvCache, LocalModel, LocalModelSpec, Placement, Serving, Source,
+    Activation, Device, Gateway, HfSource, HostPathSource, KvCache, Lifecycle, LocalModel, LocalModelSpec, Memory,
+    MemoryPolicy, Placement, Serving, Source,
 };
 pub use names::{
-    API_GROUP, DIGEST_ANNOTATION, FETCH_CONTAINER, GRPC_PORT, GRPC_PORT_NAME, MANAGER, METRICS_PORT, METRICS_PORT_NAME,
-    MODEL_LABEL, RUNTIME_CONTAINER,
+    AGENT_AUDIENCE, AGENT_PORT, API_GROUP, DIGEST_ANNOTATION, FETCH_CONTAINER, GRPC_PORT, GRPC_PORT_NAME, MANAGER,
+    METRICS_PORT, METRICS_PORT_NAME, MODEL_LABEL, RUNTIME_CONTAINER, TERMS_ANNOTATION,
 };
-pub use status::{Acceleration, LocalModelStatus, MemoryStatus, ModelFacts};
+pub use node_envelope::{
+    Holder, MeasuredTerms, NodeDisplay, NodeEnvelope, NodeEnvelopeSpec, NodeEnvelopeStatus, NodeMemory, Pressure,
+    Reservation, ReservationState,
+};
+pub use status::{
+    Acceleration, DownloadStatus, EnvelopeStatus, LocalModelStatus, MemoryStatus, ModelFacts, PredictedTerms,
+};

@@ -1,6 +1,7 @@
 //! What a user writes: `LocalModel` and its spec.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Toleration;
 use kube::{CustomResource, KubeSchema, Resource};
@@ -9,6 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition::ConditionType;
 use crate::status::LocalModelStatus;
+
+/// How long an `OnDemand` model stays after its last request.
+const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(300);
+/// How long it stays before it leaves for another.
+const DEFAULT_MIN_RESIDENT: Duration = Duration::from_secs(30);
 
 /// A language model that is served on a node of this cluster.
 ///
@@ -33,9 +39,11 @@ use crate::status::LocalModelStatus;
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Model", type_ = "string", json_path = ".status.source", description = "Where the weights come from"),
-    printcolumn(name = "Memory", type_ = "string", json_path = ".status.memory.weights", description = "Memory of the loaded weights"),
+    printcolumn(name = "Memory", type_ = "string", json_path = ".status.memory.total", description = "Memory that the model takes, as predicted and as reserved"),
     printcolumn(name = "Context", type_ = "integer", json_path = ".status.contextLength", description = "Tokens per sequence, in effect"),
     printcolumn(name = "Node", type_ = "string", json_path = ".status.node"),
+    printcolumn(name = "Measured", type_ = "string", json_path = ".status.memory.measured", priority = 1, description = "Memory that the model takes, as measured"),
+    printcolumn(name = "Weights", type_ = "string", json_path = ".status.memory.weights", priority = 1),
     printcolumn(name = "Device", type_ = "string", json_path = ".status.acceleration.device", priority = 1),
     printcolumn(name = "Endpoint", type_ = "string", json_path = ".status.endpoint", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
@@ -51,6 +59,14 @@ pub struct LocalModelSpec {
     /// How the model is served: context, concurrency, cache.
     #[serde(default)]
     pub serving: Serving,
+
+    /// How much memory the model may take, and who leaves first when there is not enough.
+    #[serde(default)]
+    pub memory: Memory,
+
+    /// When the model is loaded and unloaded.
+    #[serde(default)]
+    pub lifecycle: Lifecycle,
 
     /// Which nodes may run the model, and on which device.
     #[serde(default)]
@@ -163,6 +179,70 @@ pub struct KvCache {
     pub tokens: Option<u32>,
 }
 
+/// How much memory the model may take, and who leaves first when there is not enough.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Memory {
+    /// `Enforce` starts the model only if its whole memory fits the node. `Warn` starts it anyway and says so in the
+    /// status: the machine may go down with it.
+    #[serde(default)]
+    pub policy: MemoryPolicy,
+
+    /// When another model needs room, models of lower or equal priority that are `OnDemand` and idle are unloaded for
+    /// it; when the node runs out of memory, lower ones go first.
+    #[serde(default)]
+    #[schemars(range(min = -1_000_000, max = 1_000_000))]
+    pub priority: i32,
+}
+
+/// Whether a model must fit to be started.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemoryPolicy {
+    /// It must.
+    #[default]
+    Enforce,
+    /// It is started anyway, and the status says so.
+    Warn,
+}
+
+/// When the model is loaded and unloaded.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.keepAlive) || self.activation == 'OnDemand'")
+        .message("keepAlive only means something with activation OnDemand")
+)]
+pub struct Lifecycle {
+    /// `Always` keeps the model loaded. `OnDemand` loads it when a request comes, and unloads it when it was idle for
+    /// `keepAlive` or when another model needs its room. `Suspended` unloads it and refuses requests.
+    #[serde(default)]
+    pub activation: Activation,
+
+    /// How long an `OnDemand` model stays loaded after its last request, for example `10m`; `0s` unloads it at once, `-1s`
+    /// never. 5 minutes if unset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), regex(pattern = r"^(-1s|([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,6}s)?)$"))]
+    pub keep_alive: Option<String>,
+
+    /// For at least so long an `OnDemand` model stays loaded before it is unloaded for another, for example `30s`. 30
+    /// seconds if unset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), regex(pattern = r"^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,6}s)?$"))]
+    pub min_resident: Option<String>,
+}
+
+/// When a model is loaded.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activation {
+    /// From the start on.
+    #[default]
+    Always,
+    /// When a request comes.
+    OnDemand,
+    /// Never.
+    Suspended,
+}
+
 /// Which nodes may run the model, and on which device.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -234,6 +314,41 @@ impl LocalModel {
         let qualified = format!("{}/{name}", meta.namespace.as_deref().unwrap_or("default"));
         [name, qualified].into_iter().chain(self.spec.gateway.aliases.iter().cloned()).collect()
     }
+}
+
+impl Lifecycle {
+    /// How long an `OnDemand` model stays after its last request; `None` is for ever.
+    pub fn keep_alive(&self) -> Option<Duration> {
+        match self.keep_alive.as_deref() {
+            Some("-1s") => None,
+            Some(text) => Some(duration(text)),
+            None => Some(DEFAULT_KEEP_ALIVE),
+        }
+    }
+
+    /// How long it stays before it leaves for another.
+    pub fn min_resident(&self) -> Duration {
+        self.min_resident.as_deref().map_or(DEFAULT_MIN_RESIDENT, duration)
+    }
+}
+
+/// Of a text that the schema has let pass: hours, minutes, seconds, each at most once.
+fn duration(text: &str) -> Duration {
+    let mut seconds = 0;
+    let mut number = 0;
+    for letter in text.chars() {
+        match letter {
+            'h' => seconds += number * 3600,
+            'm' => seconds += number * 60,
+            's' => seconds += number,
+            digit => {
+                number = number * 10 + u64::from(digit.to_digit(10).unwrap_or(0));
+                continue;
+            }
+        }
+        number = 0;
+    }
+    Duration::from_secs(seconds)
 }
 
 impl KvCache {

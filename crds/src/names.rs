@@ -9,6 +9,15 @@ pub const MODEL_LABEL: &str = "kindling.dev/model";
 /// Annotation of a model's pod: a digest of everything the pod was made from.
 pub const DIGEST_ANNOTATION: &str = "kindling.dev/pod-digest";
 
+/// Annotation of a model's pod: the memory that it was made with, as JSON.
+pub const TERMS_ANNOTATION: &str = "kindling.dev/memory-terms";
+
+/// Audience of the tokens with which the node's agent is asked.
+pub const AGENT_AUDIENCE: &str = "kindling-agent";
+
+/// Where the node's agent serves gRPC, on the node's own address.
+pub const AGENT_PORT: u16 = 9402;
+
 /// Field manager of everything the operator applies, and value of `app.kubernetes.io/managed-by`.
 pub const MANAGER: &str = "kindling-operator";
 

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::condition::ConditionType;
+use crate::node_envelope::MeasuredTerms;
 
 /// What the operator observed.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
@@ -14,7 +15,7 @@ pub struct LocalModelStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// `Resolved`, `Downloaded`, `Loaded` and their summary `Ready`; each message says what to do.
+    /// `Resolved`, `Downloaded`, `MemoryAdmitted`, `Loaded` and their summary `Ready`; each message says what to do.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::crd::conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -35,9 +36,17 @@ pub struct LocalModelStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryStatus>,
 
+    /// The memory envelope: predicted, measured, and what the node has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub envelope: Option<EnvelopeStatus>,
+
     /// Tokens per sequence, in effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context_length: Option<u32>,
+
+    /// How far the weights are on their way into the node's cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub download: Option<DownloadStatus>,
 
     /// The node that runs the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -78,6 +87,23 @@ pub struct ModelFacts {
     pub weight_bytes: u64,
 }
 
+/// How far a download is.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct DownloadStatus {
+    /// On disk.
+    pub bytes: u64,
+    /// In all, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_bytes: Option<u64>,
+    /// How fast.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
+    /// How long it still takes at this rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_seconds: Option<u64>,
+}
+
 /// What computes.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -89,13 +115,67 @@ pub struct Acceleration {
     pub kernels: Vec<String>,
 }
 
-/// Memory that the model takes, as Kubernetes quantities.
+/// Memory that the model takes, as Kubernetes quantities for people; `envelope` has the bytes.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct MemoryStatus {
+    /// Everything, as predicted and reserved, for example `1.2Gi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<String>,
+    /// Everything, as measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<String>,
     /// The weights, for example `98Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<String>,
+}
+
+/// Why a model fits or does not fit, in bytes.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct EnvelopeStatus {
+    /// What the model will take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<PredictedTerms>,
+    /// What the runtime said it takes, once it is loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<MeasuredTerms>,
+    /// The node that `nodeTotalBytes` and the others are about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Memory of that node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_total_bytes: Option<u64>,
+    /// Of it kept for the system and for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_system_bytes: Option<u64>,
+    /// Of it held by models, this one included if it is admitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_held_bytes: Option<u64>,
+    /// What would fit instead, if the model does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suggestion: Option<String>,
+    /// Whether the model was admitted although it does not fit (`spec.memory.policy` is `Warn`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_overridden: bool,
+}
+
+/// What a model is predicted to take, term by term.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PredictedTerms {
+    /// Weights.
+    pub weights_bytes: u64,
+    /// Keys, values and states.
+    pub kv_cache_bytes: u64,
+    /// What a step computes in.
+    pub activations_bytes: u64,
+    /// The process itself.
+    pub runtime_bytes: u64,
+    /// While it loads, beside the rest.
+    pub load_transient_bytes: u64,
+    /// All but what loading takes.
+    pub total_bytes: u64,
 }
 
 impl LocalModelStatus {

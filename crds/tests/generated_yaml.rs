@@ -19,14 +19,18 @@ fn committed_yaml_is_current() {
 
 #[test]
 fn chart_template_holds_nothing_that_helm_would_expand() {
-    assert!(!kindling_api::chart_crd_yaml().contains("{{"));
+    for (path, text) in kindling_api::generated_files() {
+        assert!(!text.contains("{{"), "{path}");
+    }
 }
 
 #[test]
 fn every_string_and_list_of_the_spec_is_bounded() {
-    let crd = serde_json::to_value(kindling_api::crd()).unwrap();
-    let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
-    check("spec", spec);
+    for crd in kindling_api::crds() {
+        let crd = serde_json::to_value(crd).unwrap();
+        let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        check("spec", spec);
+    }
 }
 
 fn check(path: &str, schema: &Value) {
@@ -57,8 +61,9 @@ fn check(path: &str, schema: &Value) {
 
 #[test]
 fn schema_holds_no_null_and_no_format_that_kubernetes_warns_about() {
-    let yaml = kindling_api::crd_yaml();
-    assert!(!yaml.contains("nullable"), "null must count as unset");
-    assert!(!yaml.contains("format: uint"), "Kubernetes knows int32 and int64");
-    assert!(!yaml.contains("type: number"), "no floats");
+    for (path, yaml) in kindling_api::generated_files() {
+        assert!(!yaml.contains("nullable"), "{path}: null must count as unset");
+        assert!(!yaml.contains("format: uint"), "{path}: Kubernetes knows int32 and int64");
+        assert!(!yaml.contains("type: number"), "{path}: no floats");
+    }
 }

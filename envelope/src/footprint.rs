@@ -72,7 +72,7 @@ impl Model {
 
 impl Device {
     /// Of a process beside its weights, cache and activations: program, vocabulary, stacks, queues, the driver's context.
-    fn process(self) -> Bytes {
+    pub fn process(self) -> Bytes {
         match self {
             Self::Cpu => Bytes::mib(64),
             // Not measured on a Spark yet.
@@ -81,7 +81,7 @@ impl Device {
     }
 
     /// What the readers hold at a time while a model loads.
-    fn staging(self) -> Bytes {
+    pub fn staging(self) -> Bytes {
         match self {
             Self::Cpu => Bytes::mib(8),
             Self::Cuda => Bytes::mib(256),

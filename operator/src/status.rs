@@ -77,6 +77,8 @@ fn facts(object: &LocalModel, observed: &Observed, old: LocalModelStatus) -> Loc
         acceleration: info.and_then(acceleration).or(old.acceleration.filter(|_| is_same_spec && is_started)),
         memory: info.and_then(memory).or(old.memory.filter(|_| is_same_spec && is_started)),
         context_length: info.and_then(context_length).or(old.context_length.filter(|_| is_same_spec && is_started)),
+        envelope: old.envelope.filter(|_| is_same_spec),
+        download: None,
         node: observed.node.clone(),
         pod_name: observed.pod_name.clone(),
         runtime_image: observed.runtime_image.clone(),
@@ -105,8 +107,10 @@ fn acceleration(info: &GetModelInfoResponse) -> Option<Acceleration> {
 }
 
 fn memory(info: &GetModelInfoResponse) -> Option<MemoryStatus> {
-    (info.weight_bytes > 0)
-        .then(|| MemoryStatus { weights: Some(format!("{}Mi", info.weight_bytes.div_ceil(1 << 20))) })
+    (info.weight_bytes > 0).then(|| MemoryStatus {
+        weights: Some(format!("{}Mi", info.weight_bytes.div_ceil(1 << 20))),
+        ..MemoryStatus::default()
+    })
 }
 
 fn context_length(info: &GetModelInfoResponse) -> Option<u32> {

@@ -1,6 +1,6 @@
-//! The gRPC contract between runtime, gateway and operator: messages, clients and servers of `kindling.v1`.
+//! The gRPC contract between runtime, gateway, operator and agent: messages, clients and servers of `kindling.v1`.
 //!
-//! Everything here is generated from `proto/kindling/v1/inference.proto` and committed; after changing the contract
+//! Everything here is generated from the files in `proto/kindling/v1/` and committed; after changing the contract
 //! run `cargo xtask codegen`. A test of `kindling-proto-codegen` fails while the two disagree. No logic lives here.
 
 /// Version 1 of the contract.

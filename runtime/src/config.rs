@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use kindling_kernels::{Backend, CacheGroupKind, CacheGroupSpec, CpuBackend, KvType, Limits, ReferenceBackend};
+use kindling_kernels::{Backend, CacheGroupKind, CacheGroupSpec, CpuBackend, KvType, Limits, Plan, ReferenceBackend};
 
 use crate::script::Script;
 
@@ -50,6 +50,8 @@ pub struct RuntimeConfig {
     pub kv_tokens: Option<usize>,
     /// Tokens per step, over all sequences.
     pub max_batched_tokens: usize,
+    /// Bytes that the whole process may take; a KV cache whose size is not given is made to fit. `None` is no bound.
+    pub memory_budget: Option<u64>,
     /// Whether requests begin with what others of the same beginning have computed.
     pub prefix_cache: bool,
     /// Tokens to guess ahead per step, over all sequences; 0 guesses none.
@@ -105,6 +107,7 @@ impl RuntimeConfig {
             max_concurrency: 4,
             kv_tokens: None,
             max_batched_tokens: 512,
+            memory_budget: None,
             prefix_cache: true,
             speculative_tokens: 0,
             backend: BackendKind::Cpu,
@@ -157,6 +160,15 @@ impl RuntimeConfig {
             kv_type: KvType::Wide,
             num_threads,
         })
+    }
+
+    /// The same limits with another number of blocks in the groups that keep every token.
+    pub(crate) fn with_full_blocks(&self, limits: &Limits, plan: &Plan, num_blocks: usize) -> Limits {
+        Limits {
+            max_context: limits.max_context.min(num_blocks * BLOCK_SIZE),
+            num_blocks: plan.cache_groups.iter().map(|group| self.blocks_of(group, num_blocks)).collect(),
+            ..limits.clone()
+        }
     }
 
     /// A window group has the blocks that each sequence can see, and of a step after them; a recurrent group has a slot

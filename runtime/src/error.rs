@@ -9,6 +9,7 @@ use kindling_kernels::{ExecuteError, PrepareError};
 use kindling_models::OpenError;
 
 use crate::config::ConfigError;
+use crate::memory::{BudgetError, GateError};
 use crate::script::ScriptError;
 
 /// Why a runtime cannot serve its model. Shared by all who wait for it.
@@ -45,6 +46,22 @@ pub enum LoadError {
     /// The engine cannot do for this model what it was told to do.
     #[error("configure the engine")]
     Engine(#[from] kindling_engine::ConfigError),
+    /// The model is larger than what it may take.
+    #[error("keep to the memory budget")]
+    Budget(#[from] BudgetError),
+    /// The memory is not granted.
+    #[error("ask for memory")]
+    Gate(#[from] GateError),
+    /// More was taken than was worked out before: a mistake in this program.
+    #[error("the {term} take {taken} bytes, {predicted} were worked out before loading")]
+    Exceeded {
+        /// Which term.
+        term: &'static str,
+        /// As held now.
+        taken: u64,
+        /// As asked for.
+        predicted: u64,
+    },
     /// Weights or memory could not be had.
     #[error("prepare the {backend} backend")]
     Prepare {
@@ -67,6 +84,9 @@ pub enum ServeError {
     /// The model cannot be served.
     #[error("serve the model")]
     Runtime(#[from] RuntimeError),
+    /// The node's agent took the memory back.
+    #[error("the node's agent took the memory of this model back; it is asked for again after a restart")]
+    Revoked,
     /// The gRPC server failed.
     #[error("serve gRPC")]
     Grpc(#[from] tonic::transport::Error),

@@ -8,6 +8,7 @@
 
 pub mod config;
 pub mod error;
+pub mod memory;
 mod runtime;
 mod server;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kindling_engine::{Engine, EngineConfig, GroupConfig, GroupKind, Speculation};
-use kindling_kernels::{Backend, CacheGroupKind, Limits, LoadProgress, Plan, WeightSource};
+use kindling_kernels::{Backend, CacheGroupKind, Limits, LoadProgress, MemoryUse, Plan, WeightSource};
 use kindling_models::{ModelFacts, OpenModel};
 
 use crate::decode_reads::DecodeReads;
@@ -12,6 +12,7 @@ use crate::engine_loop::EngineLoop;
 use crate::error::LoadError;
 use crate::grammar::Grammars;
 use crate::loaded_model::LoadedModel;
+use crate::memory::{self, Measured, Need, process_bytes};
 use crate::metrics::ModelLabels;
 use crate::script::Player;
 use crate::shared::{Description, Phase, Prepared, Shared};
@@ -29,6 +30,7 @@ pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, L
             .map_err(|source| LoadError::Open { path: config.model_path.clone(), source: Box::new(source) })?;
     let plan = spec.lower();
     let limits = config.limits(facts.context_length, &plan.cache_groups)?;
+    let (limits, need) = memory::fit(config, backend, &plan, &*weights, limits)?;
     announce(shared, &facts, &limits);
     // Before the long part: what it refuses is known without any weights.
     let eos_token_ids = tokenizer.end_of_generation().to_vec();
@@ -39,10 +41,18 @@ pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, L
         None => weights,
     };
     let player = config.script.as_ref().map(|script| Player::new(script, &tokenizer, plan.vocab_size)).transpose()?;
+    shared.gate.ask(&need)?;
     let model = backend
         .prepare(&plan, &*weights, &limits, &mut |progress| shared.set_progress(progress))
         .map_err(|source| LoadError::Prepare { backend: backend.name(), source })?;
     let memory = model.memory();
+    check_kept(memory, &need)?;
+    shared.gate.loaded(Measured {
+        weights_bytes: memory.weight_bytes as u64,
+        kv_cache_bytes: memory.kv_cache_bytes as u64,
+        activations_bytes: memory.activation_bytes as u64,
+        process_bytes: process_bytes().unwrap_or(need.resident().0),
+    });
     shared.metrics.set_memory(memory);
     let decode_reads = DecodeReads::new(&plan, &*weights, memory, &limits);
     // Loading happens once, so nobody has set it before.
@@ -64,6 +74,21 @@ pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, L
         LoadedModel { tokenizer: Arc::clone(&tokenizer), chat_template, dialect, grammars, vocab_size, max_model_len };
     shared.set_phase(Phase::Ready(Arc::new(loaded)));
     Ok(EngineLoop { shared: Arc::clone(shared), model, player, engine, tokenizer, vocab_size })
+}
+
+/// Nothing was taken that was not asked for.
+fn check_kept(memory: MemoryUse, need: &Need) -> Result<(), LoadError> {
+    let terms = [
+        ("weights", memory.weight_bytes, need.weights),
+        ("KV caches", memory.kv_cache_bytes, need.kv_cache),
+        ("activations", memory.activation_bytes, need.activations),
+    ];
+    match terms.into_iter().find(|(_, taken, predicted)| *taken as u64 > predicted.0) {
+        Some((term, taken, predicted)) => {
+            Err(LoadError::Exceeded { term, taken: taken as u64, predicted: predicted.0 })
+        }
+        None => Ok(()),
+    }
 }
 
 /// Tells what the headers say, before the long part.

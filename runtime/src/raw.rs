@@ -12,6 +12,7 @@ use crate::config::RuntimeConfig;
 use crate::engine_loop::EngineLoop;
 use crate::error::LoadError;
 use crate::load::load;
+use crate::memory::Ungated;
 use crate::shared::Shared;
 use crate::step::to_step;
 use crate::summary::Summary;
@@ -42,7 +43,7 @@ impl RawModel {
     /// [`LoadError`] naming what could not be opened, configured or prepared.
     pub fn open(config: RuntimeConfig) -> Result<Self, LoadError> {
         let backend = config.backend.make();
-        let shared = Arc::new(Shared::new(config, backend.name(), backend.kernels()));
+        let shared = Arc::new(Shared::new(config, Arc::new(Ungated::default()), &*backend));
         let parts = load(&shared, &*backend)?;
         let summary = Summary::new(&shared).expect("a loaded model should have a summary");
         Ok(Self { parts, summary, logits: Vec::new(), next_id: 0 })

@@ -13,6 +13,7 @@ use crate::engine_loop::{Command, Submission};
 use crate::error::{LoadError, RuntimeError, error_chain};
 use crate::health::Health;
 use crate::load::load;
+use crate::memory::{MemoryGate, Ungated};
 use crate::refusal::Refusal;
 use crate::script::ScriptBackend;
 use crate::shared::{Phase, Shared};
@@ -27,16 +28,26 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Begins loading on a thread of its own and returns at once. To be called within a tokio runtime.
+    /// Begins loading on a thread of its own and returns at once; asks nobody for memory. To be called within a tokio
+    /// runtime.
     pub fn start(config: RuntimeConfig) -> Self {
-        let backend: Box<dyn Backend> =
-            if config.script.is_some() { Box::new(ScriptBackend) } else { config.backend.make() };
-        Self::start_with_backend(config, backend)
+        Self::start_gated(config, Arc::new(Ungated::default()))
     }
 
-    /// As [`Runtime::start`], with a backend of the caller's.
+    /// [`Runtime::start`], but takes memory only when the gate says so.
+    pub fn start_gated(config: RuntimeConfig, gate: Arc<dyn MemoryGate>) -> Self {
+        let backend: Box<dyn Backend> =
+            if config.script.is_some() { Box::new(ScriptBackend) } else { config.backend.make() };
+        Self::start_with(config, backend, gate)
+    }
+
+    /// [`Runtime::start`], with a backend of the caller's.
     pub fn start_with_backend(config: RuntimeConfig, backend: Box<dyn Backend>) -> Self {
-        let shared = Arc::new(Shared::new(config, backend.name(), backend.kernels()));
+        Self::start_with(config, backend, Arc::new(Ungated::default()))
+    }
+
+    fn start_with(config: RuntimeConfig, backend: Box<dyn Backend>, gate: Arc<dyn MemoryGate>) -> Self {
+        let shared = Arc::new(Shared::new(config, gate, &*backend));
         let (commands, receiver) = channel();
         let health = Health::follow(&shared);
         let thread_shared = Arc::clone(&shared);

@@ -27,6 +27,8 @@ const MAX_REQUEST_BYTES: usize = 64 * 1024 * 1024;
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Bytes in flight on an in-process connection.
 const DUPLEX_BYTES: usize = 256 * 1024;
+/// Requests may end for so long once the memory is taken back: the machine is in trouble.
+const REVOKED_DRAIN: Duration = Duration::from_secs(5);
 /// How long connections may take to close once there are no requests.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -63,11 +65,17 @@ impl Runtime {
             .serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned());
         let mut grpc = tokio::spawn(async move { grpc.await.map_err(ServeError::from) });
         let mut metrics = self.serve_metrics(metrics, closing.clone());
+        let revoked = self.shared().gate.revoked();
         let mut first = tokio::select! {
             () = shutdown.cancelled() => {
                 tracing::info!("draining");
                 self.drain(self.shared().config.drain_timeout).await;
                 Ok(())
+            }
+            () = revoked.cancelled() => {
+                tracing::warn!("draining, because the memory is taken back");
+                self.drain(REVOKED_DRAIN).await;
+                Err(ServeError::Revoked)
             }
             error = self.failed() => Err(error.into()),
             ended = &mut grpc => flatten(ended),

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kindling_engine::Load;
-use kindling_kernels::{Limits, LoadProgress, MemoryUse};
+use kindling_kernels::{Backend, Limits, LoadProgress, MemoryUse};
 use kindling_models::ModelFacts;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +14,7 @@ use crate::config::RuntimeConfig;
 use crate::decode_reads::DecodeReads;
 use crate::error::RuntimeError;
 use crate::loaded_model::LoadedModel;
+use crate::memory::MemoryGate;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 
@@ -52,6 +53,8 @@ pub struct Shared {
     pub backend: &'static str,
     /// Kernels that the backend uses on this machine.
     pub kernels: Vec<String>,
+    /// Who says when memory may be taken.
+    pub gate: Arc<dyn MemoryGate>,
     /// Who is in.
     pub admission: Arc<Admission>,
     /// What is measured.
@@ -70,12 +73,13 @@ pub struct Shared {
 
 impl Shared {
     /// Loading has just begun.
-    pub fn new(config: RuntimeConfig, backend: &'static str, kernels: Vec<String>) -> Self {
+    pub fn new(config: RuntimeConfig, gate: Arc<dyn MemoryGate>, backend: &dyn Backend) -> Self {
         let admission = Arc::new(Admission::new(config.max_concurrency, config.max_waiting));
         Self {
             config,
-            backend,
-            kernels,
+            backend: backend.name(),
+            kernels: backend.kernels(),
+            gate,
             admission,
             metrics: Metrics::new(),
             draining: CancellationToken::new(),

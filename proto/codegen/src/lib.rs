@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use prost::Message as _;
 
 /// The files of the contract, relative to [`proto_dir`].
-pub const PROTO_FILES: [&str; 1] = ["kindling/v1/inference.proto"];
+pub const PROTO_FILES: [&str; 2] = ["kindling/v1/inference.proto", "kindling/v1/agent.proto"];
 
 /// Names of the files that [`generate`] writes.
 pub const GENERATED_FILES: [&str; 2] = ["kindling.v1.rs", "file_descriptor_set.bin"];

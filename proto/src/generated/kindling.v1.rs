@@ -351,6 +351,12 @@ pub struct GetModelInfoResponse {
     pub version: ::prost::alloc::string::String,
     #[prost(uint32, tag = "15")]
     pub vocab_size: u32,
+    /// What the runtime waits for before it loads, e.g. memory; empty while it does not.
+    #[prost(string, tag = "16")]
+    pub waiting_for: ::prost::alloc::string::String,
+    /// What the process takes, once it is loaded, in bytes.
+    #[prost(message, optional, tag = "17")]
+    pub memory: ::core::option::Option<MemoryTerms>,
 }
 /// Nested message and enum types in `GetModelInfoResponse`.
 pub mod get_model_info_response {
@@ -396,6 +402,18 @@ pub mod get_model_info_response {
             }
         }
     }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MemoryTerms {
+    #[prost(uint64, tag = "1")]
+    pub weights_bytes: u64,
+    #[prost(uint64, tag = "2")]
+    pub kv_cache_bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub activations_bytes: u64,
+    /// The whole process, as the kernel counts it (PSS).
+    #[prost(uint64, tag = "4")]
+    pub process_bytes: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetLoadRequest {}
@@ -1349,6 +1367,744 @@ pub mod admin_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "kindling.v1.Admin";
     impl<T> tonic::server::NamedService for AdminServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModelSource {
+    #[prost(oneof = "model_source::Source", tags = "1, 2")]
+    pub source: ::core::option::Option<model_source::Source>,
+}
+/// Nested message and enum types in `ModelSource`.
+pub mod model_source {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Source {
+        #[prost(message, tag = "1")]
+        Hub(super::HubModel),
+        /// Absolute path of a folder or a GGUF file on the node, below a folder that the administrator allows.
+        #[prost(string, tag = "2")]
+        HostPath(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HubModel {
+    /// organisation/name
+    #[prost(string, tag = "1")]
+    pub repo: ::prost::alloc::string::String,
+    /// Branch, tag or commit.
+    #[prost(string, tag = "2")]
+    pub revision: ::prost::alloc::string::String,
+    /// Empty: what the model needs.
+    #[prost(string, repeated, tag = "3")]
+    pub files: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DescribeModelRequest {
+    #[prost(message, optional, tag = "1")]
+    pub source: ::core::option::Option<ModelSource>,
+}
+/// Bytes of a model, from which a footprint is computed; see the crate kindling-envelope.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DescribeModelResponse {
+    /// e.g. LlamaForCausalLM
+    #[prost(string, tag = "1")]
+    pub architecture: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub parameters: u64,
+    /// e.g. Q4_1, BF16
+    #[prost(string, tag = "3")]
+    pub quantization: ::prost::alloc::string::String,
+    /// As they lie in the files.
+    #[prost(uint64, tag = "4")]
+    pub stored_weight_bytes: u64,
+    /// As they lie in memory.
+    #[prost(uint64, tag = "5")]
+    pub resident_weight_bytes: u64,
+    #[prost(uint64, tag = "6")]
+    pub largest_tensor_bytes: u64,
+    #[prost(uint32, tag = "7")]
+    pub max_context: u32,
+    #[prost(message, repeated, tag = "8")]
+    pub cache_layers: ::prost::alloc::vec::Vec<CacheLayers>,
+    /// Unset: nobody planned them.
+    #[prost(message, optional, tag = "9")]
+    pub activations: ::core::option::Option<PlannedActivations>,
+    /// Why the runtime of this version can't run the model; empty if it can.
+    #[prost(string, tag = "10")]
+    pub not_runnable: ::prost::alloc::string::String,
+    /// What the files are: changes when a file changes. Empty where the source does not say.
+    #[prost(string, tag = "11")]
+    pub digest: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlannedActivations {
+    #[prost(uint64, tag = "1")]
+    pub fixed_bytes: u64,
+    #[prost(uint64, tag = "2")]
+    pub per_token_bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub per_sequence_bytes: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CacheLayers {
+    #[prost(uint64, tag = "1")]
+    pub layers: u64,
+    #[prost(oneof = "cache_layers::Kind", tags = "2, 3, 4, 5")]
+    pub kind: ::core::option::Option<cache_layers::Kind>,
+}
+/// Nested message and enum types in `CacheLayers`.
+pub mod cache_layers {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Full {
+        #[prost(uint64, tag = "1")]
+        pub kv_heads: u64,
+        #[prost(uint64, tag = "2")]
+        pub head_dim: u64,
+    }
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Window {
+        #[prost(uint64, tag = "1")]
+        pub kv_heads: u64,
+        #[prost(uint64, tag = "2")]
+        pub head_dim: u64,
+        #[prost(uint64, tag = "3")]
+        pub window: u64,
+    }
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Latent {
+        #[prost(uint64, tag = "1")]
+        pub width: u64,
+    }
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct State {
+        #[prost(uint64, tag = "1")]
+        pub elements: u64,
+    }
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "2")]
+        Full(Full),
+        #[prost(message, tag = "3")]
+        Window(Window),
+        #[prost(message, tag = "4")]
+        Latent(Latent),
+        #[prost(message, tag = "5")]
+        State(State),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnsureModelRequest {
+    #[prost(message, optional, tag = "1")]
+    pub source: ::core::option::Option<ModelSource>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnsureModelResponse {
+    #[prost(enumeration = "ensure_model_response::State", tag = "1")]
+    pub state: i32,
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// 0 while it is not known.
+    #[prost(uint64, tag = "3")]
+    pub total_bytes: u64,
+    #[prost(uint64, tag = "4")]
+    pub bytes_per_second: u64,
+    /// What failed, and what to do.
+    #[prost(string, tag = "5")]
+    pub message: ::prost::alloc::string::String,
+    /// As in DescribeModelResponse, once it is present.
+    #[prost(string, tag = "6")]
+    pub digest: ::prost::alloc::string::String,
+}
+/// Nested message and enum types in `EnsureModelResponse`.
+pub mod ensure_model_response {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum State {
+        Unspecified = 0,
+        /// Waits for another download of this node.
+        Queued = 1,
+        Downloading = 2,
+        /// Everything is there, and checked.
+        Present = 3,
+        /// The last try failed; it is tried again by itself.
+        Failed = 4,
+    }
+    impl State {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "STATE_UNSPECIFIED",
+                Self::Queued => "STATE_QUEUED",
+                Self::Downloading => "STATE_DOWNLOADING",
+                Self::Present => "STATE_PRESENT",
+                Self::Failed => "STATE_FAILED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "STATE_UNSPECIFIED" => Some(Self::Unspecified),
+                "STATE_QUEUED" => Some(Self::Queued),
+                "STATE_DOWNLOADING" => Some(Self::Downloading),
+                "STATE_PRESENT" => Some(Self::Present),
+                "STATE_FAILED" => Some(Self::Failed),
+                _ => None,
+            }
+        }
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HoldRequest {
+    #[prost(oneof = "hold_request::Message", tags = "1, 2")]
+    pub message: ::core::option::Option<hold_request::Message>,
+}
+/// Nested message and enum types in `HoldRequest`.
+pub mod hold_request {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Message {
+        #[prost(message, tag = "1")]
+        Ask(super::Ask),
+        #[prost(message, tag = "2")]
+        Measured(super::Measured),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Ask {
+    /// While it serves.
+    #[prost(uint64, tag = "1")]
+    pub resident_bytes: u64,
+    /// While it loads, beside the rest.
+    #[prost(uint64, tag = "2")]
+    pub load_transient_bytes: u64,
+    /// Taken already: not 0 where the runtime lost its agent and comes again.
+    #[prost(uint64, tag = "3")]
+    pub held_bytes: u64,
+}
+/// What the runtime measured of itself; sent after the load and when it changed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Measured {
+    #[prost(uint64, tag = "1")]
+    pub weights_bytes: u64,
+    #[prost(uint64, tag = "2")]
+    pub kv_cache_bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub activations_bytes: u64,
+    /// The whole process, as the kernel counts it (PSS), and what the device counts beside it.
+    #[prost(uint64, tag = "4")]
+    pub process_bytes: u64,
+    /// The load is over: nothing transient is held any more.
+    #[prost(bool, tag = "5")]
+    pub is_loaded: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HoldResponse {
+    #[prost(oneof = "hold_response::Message", tags = "1, 2, 3")]
+    pub message: ::core::option::Option<hold_response::Message>,
+}
+/// Nested message and enum types in `HoldResponse`.
+pub mod hold_response {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Message {
+        #[prost(message, tag = "1")]
+        Granted(super::Granted),
+        /// Not yet; another message follows.
+        #[prost(message, tag = "2")]
+        Waiting(super::Waiting),
+        /// To be given back: drain and end.
+        #[prost(message, tag = "3")]
+        Revoked(super::Revoked),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Granted {
+    #[prost(uint64, tag = "1")]
+    pub resident_bytes: u64,
+    #[prost(uint64, tag = "2")]
+    pub load_transient_bytes: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Waiting {
+    /// e.g. "needs 20.1 GiB, 12.0 GiB are available"
+    #[prost(string, tag = "1")]
+    pub why: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub needed_bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub available_bytes: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Revoked {
+    #[prost(string, tag = "1")]
+    pub why: ::prost::alloc::string::String,
+}
+/// Generated client implementations.
+pub mod agent_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    #[derive(Debug, Clone)]
+    pub struct AgentClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl AgentClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> AgentClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> AgentClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            AgentClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Facts of a model, from its headers: in the node's cache where they are there, else at the hub.
+        pub async fn describe_model(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DescribeModelRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DescribeModelResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/kindling.v1.Agent/DescribeModel",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("kindling.v1.Agent", "DescribeModel"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Starts bringing a model into the node's cache, unless that is under way or done; answers at once how far it is.
+        /// Whoever wants to see it done asks again.
+        pub async fn ensure_model(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EnsureModelRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EnsureModelResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/kindling.v1.Agent/EnsureModel",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("kindling.v1.Agent", "EnsureModel"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The runtime asks for memory before it allocates any. The first message is an Ask. The grant lasts as long as the
+        /// stream: the agent knows by its end that the memory is given back.
+        pub async fn hold(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::HoldRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::HoldResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/kindling.v1.Agent/Hold");
+            let mut req = request.into_streaming_request();
+            req.extensions_mut().insert(GrpcMethod::new("kindling.v1.Agent", "Hold"));
+            self.inner.streaming(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod agent_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with AgentServer.
+    #[async_trait]
+    pub trait Agent: std::marker::Send + std::marker::Sync + 'static {
+        /// Facts of a model, from its headers: in the node's cache where they are there, else at the hub.
+        async fn describe_model(
+            &self,
+            request: tonic::Request<super::DescribeModelRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DescribeModelResponse>,
+            tonic::Status,
+        >;
+        /// Starts bringing a model into the node's cache, unless that is under way or done; answers at once how far it is.
+        /// Whoever wants to see it done asks again.
+        async fn ensure_model(
+            &self,
+            request: tonic::Request<super::EnsureModelRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EnsureModelResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the Hold method.
+        type HoldStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::HoldResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The runtime asks for memory before it allocates any. The first message is an Ask. The grant lasts as long as the
+        /// stream: the agent knows by its end that the memory is given back.
+        async fn hold(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::HoldRequest>>,
+        ) -> std::result::Result<tonic::Response<Self::HoldStream>, tonic::Status>;
+    }
+    #[derive(Debug)]
+    pub struct AgentServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> AgentServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for AgentServer<T>
+    where
+        T: Agent,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/kindling.v1.Agent/DescribeModel" => {
+                    #[allow(non_camel_case_types)]
+                    struct DescribeModelSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::UnaryService<super::DescribeModelRequest>
+                    for DescribeModelSvc<T> {
+                        type Response = super::DescribeModelResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DescribeModelRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::describe_model(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DescribeModelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/kindling.v1.Agent/EnsureModel" => {
+                    #[allow(non_camel_case_types)]
+                    struct EnsureModelSvc<T: Agent>(pub Arc<T>);
+                    impl<T: Agent> tonic::server::UnaryService<super::EnsureModelRequest>
+                    for EnsureModelSvc<T> {
+                        type Response = super::EnsureModelResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EnsureModelRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::ensure_model(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EnsureModelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/kindling.v1.Agent/Hold" => {
+                    #[allow(non_camel_case_types)]
+                    struct HoldSvc<T: Agent>(pub Arc<T>);
+                    impl<T: Agent> tonic::server::StreamingService<super::HoldRequest>
+                    for HoldSvc<T> {
+                        type Response = super::HoldResponse;
+                        type ResponseStream = T::HoldStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::HoldRequest>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::hold(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HoldSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for AgentServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "kindling.v1.Agent";
+    impl<T> tonic::server::NamedService for AgentServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

@@ -72,6 +72,13 @@ pub trait Backend: Send + Sync {
         limits: &Limits,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Box<dyn PreparedModel>, PrepareError>;
+
+    /// What [`PreparedModel::memory`] would say after [`Backend::prepare`] with the same arguments, to the byte. Allocates
+    /// and reads nothing: it needs of the weights what describes them.
+    ///
+    /// # Errors
+    /// As [`Backend::prepare`], but for what only an attempt shows.
+    fn predict(&self, plan: &Plan, weights: &dyn WeightSource, limits: &Limits) -> Result<MemoryUse, PrepareError>;
 }
 
 /// A model that is ready to compute.

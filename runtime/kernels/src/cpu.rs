@@ -39,11 +39,12 @@ use std::sync::Mutex;
 
 pub use isa::Isa;
 
-use crate::load::{Keeper, WeightHead, load_weights, zeroes};
+use crate::load::{Keeper, WeightHead, hold_weights, load_weights};
+use crate::room::Room;
 use crate::rotary_frequencies::{rotary_attention_factor, rotary_frequencies};
 use crate::{
-    Backend, ExpertWeights, Limits, LoadProgress, Op, Plan, PrepareError, PreparedModel, WeightSource, dequantise,
-    validate,
+    Backend, ExpertWeights, Limits, LoadProgress, MemoryUse, Op, Plan, PrepareError, PreparedModel, WeightSource,
+    dequantise, validate,
 };
 use attention_stage::parts_len;
 use buffers::Buffers;
@@ -54,6 +55,7 @@ use moe_experts::MoeRows;
 use packed::PackedMatrix;
 use paged_attention::Scratch;
 use pool::Pool;
+use quantise::ActivationBlock;
 use rotary::RotaryAngles;
 
 /// The CPU backend for one instruction set.
@@ -103,7 +105,9 @@ impl Backend for CpuBackend {
     ) -> Result<Box<dyn PreparedModel>, PrepareError> {
         validate::validate(plan, limits)?;
         support::check(plan)?;
-        let weights = Weights(load_weights(plan, weights, limits.num_threads, progress, &Repack::new(plan))?);
+        let room = Room::real();
+        let keeper = Repack::new(plan, &room);
+        let weights = Weights(load_weights(plan, weights, limits.num_threads, progress, &keeper)?);
         let rotaries = plan
             .rotaries
             .iter()
@@ -112,13 +116,8 @@ impl Backend for CpuBackend {
                 RotaryAngles::new(rotary_frequencies(spec, factors), spec.style, rotary_attention_factor(spec))
             })
             .collect();
-        let groups = plan.cache_groups.iter().zip(&limits.num_blocks);
-        let caches = groups
-            .map(|(spec, num_blocks)| KvCache::new(spec, limits.kv_type, limits.block_size, *num_blocks))
-            .collect::<Result<Vec<_>, _>>()?;
-        let scratch = (0..limits.num_threads)
-            .map(|_| Scratch::new(caches.iter().map(KvCache::layout)).map(Mutex::new))
-            .collect::<Result<_, _>>()?;
+        let Work { caches, scratch, buffers, quantised, moe, parts } =
+            Work::new((plan, &weights, limits), (&room, &room))?;
         let pool = Pool::new(limits.num_threads)
             .map_err(|source| PrepareError::Threads { num_threads: limits.num_threads, source })?;
         Ok(Box::new(CpuModel {
@@ -126,11 +125,11 @@ impl Backend for CpuBackend {
             stages: fuse::fuse(plan),
             rotaries,
             caches,
-            buffers: Buffers::new(plan, limits)?,
-            quantised: zeroes(quantised_blocks(plan, &weights, limits), "quantised activations")?,
+            buffers,
+            quantised,
             scratch,
-            moe: MoeRows::new(plan, limits)?,
-            parts: zeroes(parts_len(plan, limits), "parts of attention")?,
+            moe,
+            parts,
             kv_scales: KvScales::new(plan, &weights),
             pool,
             weights,
@@ -138,22 +137,70 @@ impl Backend for CpuBackend {
             limits: limits.clone(),
         }))
     }
+
+    fn predict(&self, plan: &Plan, weights: &dyn WeightSource, limits: &Limits) -> Result<MemoryUse, PrepareError> {
+        validate::validate(plan, limits)?;
+        support::check(plan)?;
+        let [for_weights, for_cache, for_activations] = [Room::counted(), Room::counted(), Room::counted()];
+        let weights = Weights(hold_weights(plan, weights, &Repack::new(plan, &for_weights))?);
+        Work::new((plan, &weights, limits), (&for_cache, &for_activations))?;
+        Ok(MemoryUse {
+            weight_bytes: for_weights.num_bytes(),
+            kv_cache_bytes: for_cache.num_bytes(),
+            activation_bytes: for_activations.num_bytes(),
+        })
+    }
+}
+
+/// What a model takes beside its weights.
+struct Work {
+    caches: Vec<KvCache>,
+    scratch: Vec<Mutex<Scratch>>,
+    buffers: Buffers,
+    quantised: Vec<ActivationBlock>,
+    moe: MoeRows,
+    parts: Vec<f32>,
+}
+
+impl Work {
+    /// The cache comes from the first room, all else from the second.
+    fn new(
+        (plan, weights, limits): (&Plan, &Weights, &Limits),
+        (for_cache, room): (&Room, &Room),
+    ) -> Result<Self, PrepareError> {
+        let groups = plan.cache_groups.iter().zip(&limits.num_blocks);
+        let caches = groups
+            .map(|(spec, num_blocks)| KvCache::new(spec, limits.kv_type, limits.block_size, *num_blocks, for_cache))
+            .collect::<Result<Vec<_>, _>>()?;
+        let scratch = (0..limits.num_threads)
+            .map(|_| Scratch::new(caches.iter().map(KvCache::layout), room).map(Mutex::new))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            buffers: Buffers::new(plan, limits, room)?,
+            quantised: room.zeroes(quantised_blocks(plan, weights, limits), "quantised activations")?,
+            moe: MoeRows::new(plan, limits, room)?,
+            parts: room.zeroes(parts_len(plan, limits), "parts of attention")?,
+            scratch,
+            caches,
+        })
+    }
 }
 
 /// Repacks matrices, dequantises anything else.
 struct Repack<'a> {
     /// Names of the weights that are multiplied with.
     matrices: HashSet<&'a str>,
+    room: &'a Room,
 }
 
 impl<'a> Repack<'a> {
-    fn new(plan: &'a Plan) -> Self {
+    fn new(plan: &'a Plan, room: &'a Room) -> Self {
         let matrices = plan.ops.iter().flat_map(|op| match *op {
             Op::EmbedTokens { weight, .. } | Op::Linear { weight, .. } => vec![weight],
             Op::MoeExperts { experts: ExpertWeights { gate, up, down, .. }, .. } => vec![gate, up, down],
             _ => Vec::new(),
         });
-        Self { matrices: matrices.map(|id| plan.weights[id.0].name.as_str()).collect() }
+        Self { matrices: matrices.map(|id| plan.weights[id.0].name.as_str()).collect(), room }
     }
 }
 
@@ -161,12 +208,12 @@ impl Keeper for Repack<'_> {
     type Held = Weight;
 
     fn begin(&self, head: WeightHead<'_>) -> Result<Weight, PrepareError> {
-        let WeightHead { spec, dtype, row_scales } = head;
-        if self.matrices.contains(spec.name.as_str()) {
-            return PackedMatrix::new(spec, dtype, row_scales).map(Weight::Matrix);
+        if self.matrices.contains(head.spec.name.as_str()) {
+            return PackedMatrix::new(head, self.room).map(Weight::Matrix);
         }
+        let WeightHead { spec, dtype, row_scales } = head;
         let (count, row_len) = (spec.num_rows().checked_mul(spec.row_len()), spec.row_len());
-        Ok(Weight::Vector { values: zeroes(count, "a vector")?, dtype, row_len, row_scales })
+        Ok(Weight::Vector { values: self.room.zeroes(count, "a vector")?, dtype, row_len, row_scales })
     }
 
     fn rows(&self, held: &mut Weight, first_row: usize, bytes: &[u8]) {

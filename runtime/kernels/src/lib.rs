@@ -14,6 +14,7 @@ mod load;
 pub mod nvfp4;
 pub mod plan;
 pub mod reference;
+mod room;
 pub mod rotary_frequencies;
 pub mod step;
 pub mod validate;

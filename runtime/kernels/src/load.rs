@@ -1,7 +1,5 @@
 //! Reads the weights of a plan in stages of some rows, and checks each against what the plan needs.
-#![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc_zeroed};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
@@ -23,6 +21,13 @@ pub(crate) struct WeightHead<'a> {
     pub dtype: DType,
     /// What the elements of each row are multiplied with, beyond the scales within blocks; `[num_rows]`.
     pub row_scales: Option<Vec<f32>>,
+}
+
+impl<'a> WeightHead<'a> {
+    /// `parts` are all of one type.
+    fn new(spec: &'a WeightSpec, parts: &[Part]) -> Self {
+        Self { spec, dtype: parts[0].desc.dtype, row_scales: row_scales(spec, parts) }
+    }
 }
 
 /// What a backend makes of stored rows.
@@ -95,6 +100,19 @@ where
     all.into_iter().collect()
 }
 
+/// Makes room for every weight of the plan as [`load_weights`] does, and reads nothing.
+///
+/// # Errors
+/// Of the first weight by id that is missing, of the wrong shape or for which there is no room.
+pub(crate) fn hold_weights<K: Keeper>(
+    plan: &Plan,
+    source: &dyn WeightSource,
+    keeper: &K,
+) -> Result<Vec<K::Held>, PrepareError> {
+    let all = plan.weights.iter().map(|spec| Ok((spec, parts(spec, source)?))).collect::<Result<Vec<_>, WeightError>>();
+    all?.iter().map(|(spec, parts)| keeper.begin(WeightHead::new(spec, parts))).collect()
+}
+
 /// Where a reader leaves a weight.
 type Slot<H> = Mutex<Option<Result<H, PrepareError>>>;
 
@@ -105,8 +123,7 @@ fn load_weight<K: Keeper>(
     keeper: &K,
     (stage, read): (&mut Vec<u8>, &mut dyn FnMut(u64) -> bool),
 ) -> Result<Option<K::Held>, PrepareError> {
-    let dtype = parts[0].desc.dtype;
-    let mut held = keeper.begin(WeightHead { spec, dtype, row_scales: row_scales(spec, parts) })?;
+    let mut held = keeper.begin(WeightHead::new(spec, parts))?;
     let mut first_row = 0;
     for part in parts {
         let row_bytes = part.desc.row_bytes();
@@ -126,39 +143,6 @@ fn load_weight<K: Keeper>(
 pub(crate) fn reserve<T>(values: &mut Vec<T>, count: usize, what: &'static str) -> Result<(), PrepareError> {
     let refused = PrepareError::Memory { what, num_bytes: count.saturating_mul(size_of::<T>()) };
     values.try_reserve_exact(count).map_err(|_| refused)
-}
-
-/// Types whose zero is all bytes zero.
-///
-/// # Safety
-/// A value of all bytes zero must be valid, and the type must not be of size zero.
-pub(crate) unsafe trait ZeroBytes: Sized {}
-
-// SAFETY: as integers and floats are.
-unsafe impl ZeroBytes for u8 {}
-// SAFETY: as above.
-unsafe impl ZeroBytes for u16 {}
-// SAFETY: as above.
-unsafe impl ZeroBytes for f32 {}
-// SAFETY: as its elements; no array here is empty.
-unsafe impl<T: ZeroBytes, const N: usize> ZeroBytes for [T; N] {}
-
-/// `count` zeroes, or what could not be had. Pages are not touched: large pools cost memory when they are used.
-pub(crate) fn zeroes<T: ZeroBytes>(count: Option<usize>, what: &'static str) -> Result<Vec<T>, PrepareError> {
-    let count = count.unwrap_or(usize::MAX);
-    let refused = || PrepareError::Memory { what, num_bytes: count.saturating_mul(size_of::<T>()) };
-    let layout = Layout::array::<T>(count).map_err(|_| refused())?;
-    if layout.size() == 0 {
-        return Ok(Vec::new());
-    }
-    // SAFETY: the size is not 0.
-    let start = unsafe { alloc_zeroed(layout) };
-    if start.is_null() {
-        return Err(refused());
-    }
-    // SAFETY: allocated by the global allocator with the layout of `count` elements, all of them initialised: bytes of
-    // zero are a value of `T`.
-    Ok(unsafe { Vec::from_raw_parts(start.cast(), count, count) })
 }
 
 /// Some rows of one stored tensor.

@@ -22,7 +22,8 @@ mod sigmoid_gate_rows;
 mod slot_states;
 mod soft_cap;
 
-use crate::load::{Keeper, WeightHead, load_weights, zeroes};
+use crate::load::{Keeper, WeightHead, hold_weights, load_weights};
+use crate::room::Room;
 use crate::rotary_frequencies::{rotary_attention_factor, rotary_frequencies};
 use crate::{
     Backend, BufferId, DType, ExecuteError, ExpertWeights, Limits, LoadProgress, MemoryUse, Op, Plan, PrepareError,
@@ -52,7 +53,8 @@ impl Backend for ReferenceBackend {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Box<dyn PreparedModel>, PrepareError> {
         validate::validate(plan, limits)?;
-        let tensors = load_weights(plan, weights, limits.num_threads, progress, &Dequantise)?;
+        let room = Room::real();
+        let tensors = load_weights(plan, weights, limits.num_threads, progress, &Dequantise(&room))?;
         let tensors: Vec<Vec<f32>> = tensors.into_iter().map(|tensor| tensor.values).collect();
         let rotaries = plan
             .rotaries
@@ -61,20 +63,38 @@ impl Backend for ReferenceBackend {
                 rotary_frequencies(spec, spec.frequency_factors.map(|WeightId(index)| tensors[index].as_slice()))
             })
             .collect();
-        let groups = plan.cache_groups.iter().zip(&limits.num_blocks);
-        let caches = groups
-            .clone()
-            .map(|(spec, num_blocks)| KvCache::new(spec, limits, *num_blocks))
-            .collect::<Result<_, _>>()?;
-        let states = groups.map(|(spec, num_slots)| SlotStates::new(spec, *num_slots)).collect::<Result<_, _>>()?;
+        let (caches, states) = caches(plan, limits, &room)?;
         let buffers = vec![Vec::new(); plan.buffers.len()];
         let (plan, limits) = (plan.clone(), limits.clone());
         Ok(Box::new(ReferenceModel { plan, limits, tensors, rotaries, caches, states, buffers }))
     }
+
+    fn predict(&self, plan: &Plan, weights: &dyn WeightSource, limits: &Limits) -> Result<MemoryUse, PrepareError> {
+        validate::validate(plan, limits)?;
+        let [for_weights, for_cache] = [Room::counted(), Room::counted()];
+        hold_weights(plan, weights, &Dequantise(&for_weights))?;
+        caches(plan, limits, &for_cache)?;
+        Ok(MemoryUse {
+            weight_bytes: for_weights.num_bytes(),
+            kv_cache_bytes: for_cache.num_bytes(),
+            activation_bytes: plan.arena_bytes(limits.max_tokens_per_step, limits.max_logits_per_step),
+        })
+    }
+}
+
+/// What all layers keep of the tokens before.
+fn caches(plan: &Plan, limits: &Limits, room: &Room) -> Result<(Vec<KvCache>, Vec<SlotStates>), PrepareError> {
+    let groups = plan.cache_groups.iter().zip(&limits.num_blocks);
+    let caches = groups
+        .clone()
+        .map(|(spec, num_blocks)| KvCache::new(spec, limits, *num_blocks, room))
+        .collect::<Result<_, _>>()?;
+    let states = groups.map(|(spec, num_slots)| SlotStates::new(spec, *num_slots, room)).collect::<Result<_, _>>()?;
+    Ok((caches, states))
 }
 
 /// Makes f32 of everything.
-struct Dequantise;
+struct Dequantise<'a>(&'a Room);
 
 /// A weight that is being read.
 struct Tensor {
@@ -84,12 +104,12 @@ struct Tensor {
     row_scales: Option<Vec<f32>>,
 }
 
-impl Keeper for Dequantise {
+impl Keeper for Dequantise<'_> {
     type Held = Tensor;
 
     fn begin(&self, head: WeightHead<'_>) -> Result<Tensor, PrepareError> {
         let WeightHead { spec, dtype, row_scales } = head;
-        let values = zeroes(spec.num_rows().checked_mul(spec.row_len()), "a weight")?;
+        let values = self.0.zeroes(spec.num_rows().checked_mul(spec.row_len()), "a weight")?;
         Ok(Tensor { values, dtype, row_len: spec.row_len(), row_scales })
     }
 

@@ -4,31 +4,8 @@
 
 mod common;
 
-use common::golden_model::{Distance, GoldenModel, Running};
+use common::golden_model::{CASES, Distance, GoldenModel, Running};
 use kindling_kernels::{Backend, CpuBackend, PrepareError, ReferenceBackend};
-
-/// Folder, file in it or nothing, and what the `cpu` backend says that it lacks. An entry that it can compute fails.
-const CASES: &[(&str, &str, Option<&str>)] = &[
-    ("tiny_llama", "", None),
-    ("tiny_llama", "model.gguf", None),
-    ("tiny_llama_llama3", "", None),
-    ("tiny_llama_tied", "", None),
-    ("tiny_mistral", "", None),
-    ("tiny_qwen2", "", None),
-    ("tiny_qwen2", "model.gguf", None),
-    ("tiny_qwen3", "", None),
-    ("tiny_qwen3", "model.gguf", None),
-    ("tiny_qwen3_window", "", None),
-    ("tiny_qwen3_moe", "", None),
-    ("tiny_qwen3_moe", "model.gguf", None),
-    ("tiny_qwen3_moe_fused", "", None),
-    ("tiny_gpt_oss", "", None),
-    ("tiny_gpt_oss", "model.gguf", None),
-    ("tiny_qwen3_next", "", Some("recurrent layers")),
-    ("tiny_qwen3_5", "", Some("recurrent layers")),
-    ("tiny_qwen3_5_moe", "", Some("recurrent layers")),
-    ("tiny_gemma4", "", None),
-];
 
 /// What `reference` may differ by. Measured on 2026-11-22: 6.82e-5 and 4.91e-6 at most, of logits that are recorded to 6
 /// digits and reach 18. The greatest is of `tiny_qwen3_5`, where passes of transformers that cut the prompt are apart by

@@ -31,6 +31,10 @@ impl Backend for ScriptBackend {
     ) -> Result<Box<dyn PreparedModel>, PrepareError> {
         Ok(Box::new(NoModel { plan: plan.clone(), limits: limits.clone() }))
     }
+
+    fn predict(&self, _: &Plan, _: &dyn WeightSource, _: &Limits) -> Result<MemoryUse, PrepareError> {
+        Ok(MemoryUse::default())
+    }
 }
 
 impl PreparedModel for NoModel {

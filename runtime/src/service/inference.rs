@@ -9,8 +9,8 @@ use kindling_engine::Request as EngineRequest;
 use kindling_proto::v1::get_model_info_response::State;
 use kindling_proto::v1::inference_server::Inference;
 use kindling_proto::v1::{
-    GenerateRequest, GetLoadRequest, GetLoadResponse, GetModelInfoRequest, GetModelInfoResponse, PromptInfo,
-    TokenizeRequest, TokenizeResponse, tokenize_request,
+    GenerateRequest, GetLoadRequest, GetLoadResponse, GetModelInfoRequest, GetModelInfoResponse, MemoryTerms,
+    PromptInfo, TokenizeRequest, TokenizeResponse, tokenize_request,
 };
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 use crate::engine_loop::{Command, Submission};
 use crate::grammar::{Form, Grammar, Grammars};
 use crate::live_request::Arrival;
+use crate::memory::process_bytes;
 use crate::metrics::Metrics;
 use crate::outbox::{Inbox, channel};
 use crate::prompt::Prompt;
@@ -176,6 +177,13 @@ fn model_info(shared: &Shared) -> Result<GetModelInfoResponse, Refusal> {
         device: shared.backend.to_owned(),
         kernels: shared.kernels.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        waiting_for: shared.gate.waiting_for().unwrap_or_default(),
+        memory: shared.prepared.get().map(|prepared| MemoryTerms {
+            weights_bytes: prepared.memory.weight_bytes as u64,
+            kv_cache_bytes: prepared.memory.kv_cache_bytes as u64,
+            activations_bytes: prepared.memory.activation_bytes as u64,
+            process_bytes: process_bytes().unwrap_or(0),
+        }),
         ..GetModelInfoResponse::default()
     };
     if let Some(description) = shared.description.get() {

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses some of it")]
 #![allow(clippy::explicit_write, reason = "the test harness hides what eprintln writes")]
 
+pub mod fake_agent;
 mod tiny_model;
 
 use std::io::Write as _;
@@ -24,7 +25,7 @@ use kindling_runtime::{Runtime, RuntimeConfig};
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-use tiny_model::TempDir;
+pub use tiny_model::TempDir;
 #[allow(unused_imports, reason = "each test uses some of it")]
 pub use tiny_model::{byte_token, model_of, tiny_model};
 
@@ -63,6 +64,15 @@ impl Backend for TestBackend {
     ) -> Result<Box<dyn PreparedModel>, PrepareError> {
         let inner = ReferenceBackend.prepare(plan, weights, limits, progress)?;
         Ok(Box::new(TestModel { inner, backend: *self, num_steps: 0 }))
+    }
+
+    fn predict(
+        &self,
+        plan: &Plan,
+        weights: &dyn WeightSource,
+        limits: &Limits,
+    ) -> Result<kindling_kernels::MemoryUse, PrepareError> {
+        ReferenceBackend.predict(plan, weights, limits)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::lanes::LANES;
 use super::rows::RowsView;
-use crate::load::zeroes;
+use crate::room::Room;
 use crate::{BufferId, Limits, Plan, PrepareError, Rows, Step};
 
 /// All buffers of a plan.
@@ -22,7 +22,7 @@ struct Place {
 
 impl Buffers {
     /// Room for the largest step.
-    pub fn new(plan: &Plan, limits: &Limits) -> Result<Self, PrepareError> {
+    pub fn new(plan: &Plan, limits: &Limits, room: &Room) -> Result<Self, PrepareError> {
         let mut places = Vec::with_capacity(plan.buffers.len());
         let mut end = Some(0usize);
         for spec in &plan.buffers {
@@ -34,7 +34,7 @@ impl Buffers {
             let size = rows.checked_mul(spec.width).and_then(|size| size.checked_next_multiple_of(LANES));
             end = end.zip(size).and_then(|(end, size)| end.checked_add(size));
         }
-        Ok(Self { arena: zeroes(end.map(|end| end / LANES), "activations")?, places })
+        Ok(Self { arena: room.zeroes(end.map(|end| end / LANES), "activations")?, places })
     }
 
     /// Size in memory.

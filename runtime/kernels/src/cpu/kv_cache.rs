@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use super::kv_element::KvElement;
 use super::lanes::LANES;
-use crate::load::zeroes;
+use crate::room::Room;
 use crate::{CacheGroupSpec, KvType, PrepareError};
 
 /// Keys and values of one cache group.
@@ -37,10 +37,11 @@ impl KvCache {
         kv_type: KvType,
         block_size: usize,
         num_blocks: usize,
+        room: &Room,
     ) -> Result<Self, PrepareError> {
         Ok(match kv_type {
-            KvType::Wide => Self::Wide(KvBlocks::new(spec, block_size, num_blocks)?),
-            KvType::F8E4M3 => Self::E4M3(KvBlocks::new(spec, block_size, num_blocks)?),
+            KvType::Wide => Self::Wide(KvBlocks::new(spec, (block_size, num_blocks), room)?),
+            KvType::F8E4M3 => Self::E4M3(KvBlocks::new(spec, (block_size, num_blocks), room)?),
         })
     }
 
@@ -109,7 +110,7 @@ impl KvLayout {
 }
 
 impl<E: KvElement> KvBlocks<E> {
-    fn new(spec: &CacheGroupSpec, block_size: usize, num_blocks: usize) -> Result<Self, PrepareError> {
+    fn new(spec: &CacheGroupSpec, (block_size, num_blocks): (usize, usize), room: &Room) -> Result<Self, PrepareError> {
         let (num_kv_heads, head_dim) = (spec.num_kv_heads, spec.head_dim);
         let layout = KvLayout { block_size, num_blocks, num_kv_heads, head_dim };
         let padded = block_size.checked_add(LANES).and_then(|size| size.checked_mul(spec.head_dim + LANES));
@@ -119,8 +120,8 @@ impl<E: KvElement> KvBlocks<E> {
         let fits = blocks.zip(padded).and_then(|(blocks, padded)| blocks.checked_mul(padded));
         let count = |block: fn(&KvLayout) -> usize| fits.and(blocks).map(|blocks| blocks * block(&layout));
         Ok(Self {
-            keys: zeroes(count(KvLayout::key_block), "the KV cache")?,
-            values: zeroes(count(KvLayout::value_block), "the KV cache")?,
+            keys: room.zeroes(count(KvLayout::key_block), "the KV cache")?,
+            values: room.zeroes(count(KvLayout::value_block), "the KV cache")?,
             layout,
         })
     }

@@ -1,7 +1,7 @@
 //! The types that keys and values are kept in.
 
 use super::lanes::{LANES, Lanes};
-use crate::load::ZeroBytes;
+use crate::room::ZeroBytes;
 
 /// The greatest f16. Nothing greater is stored, and no NaN, so that a block never holds what could spread to another
 /// sequence.

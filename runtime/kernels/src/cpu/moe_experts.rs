@@ -15,7 +15,7 @@ use super::pool::Pool;
 use super::quantise::{ActivationBlock, BlocksView, QuantiseRow};
 use super::rows::RowsView;
 use super::stage::by_rows;
-use crate::load::zeroes;
+use crate::room::Room;
 use crate::{ExpertWeights, Limits, Op, Plan, PrepareError, Step, WeightId};
 use combine::CombineTask;
 use pairs::{Cut, Pairs};
@@ -33,7 +33,7 @@ pub(super) struct MoeRows {
 
 impl MoeRows {
     /// Room for the largest step.
-    pub fn new(plan: &Plan, limits: &Limits) -> Result<Self, PrepareError> {
+    pub fn new(plan: &Plan, limits: &Limits, room: &Room) -> Result<Self, PrepareError> {
         let (mut inner, mut hidden) = (Some(0), Some(0));
         for op in &plan.ops {
             if let Op::MoeExperts { input, experts, top_k, .. } = op {
@@ -44,7 +44,7 @@ impl MoeRows {
             }
         }
         const WHAT: &str = "rows of experts";
-        Ok(Self { gates: zeroes(inner, WHAT)?, ups: zeroes(inner, WHAT)?, downs: zeroes(hidden, WHAT)? })
+        Ok(Self { gates: room.zeroes(inner, WHAT)?, ups: room.zeroes(inner, WHAT)?, downs: room.zeroes(hidden, WHAT)? })
     }
 
     /// Size in memory.

@@ -10,8 +10,9 @@ mod e2m1;
 mod super_blocks;
 
 use super::lanes::LANES;
-use crate::load::{ZeroBytes, zeroes};
-use crate::{DType, PrepareError, WeightSpec};
+use crate::load::WeightHead;
+use crate::room::{Room, ZeroBytes};
+use crate::{DType, PrepareError};
 pub(super) use affine::{Int4Block, Int4MinBlock, Int5Block, Int5MinBlock, Int8Block};
 pub(super) use columns::{BF16Column, E4M3Block, E4M3Column, F16Column, F32Column};
 pub(super) use e2m1::{DOUBLED, DOUBLED_OFFSET, Mxfp4Block, Nvfp4Block};
@@ -108,32 +109,33 @@ impl PackedMatrix {
     ///
     /// # Errors
     /// [`PrepareError::Memory`].
-    pub fn new(spec: &WeightSpec, dtype: DType, row_scales: Option<Vec<f32>>) -> Result<Self, PrepareError> {
+    pub fn new(head: WeightHead<'_>, room: &Room) -> Result<Self, PrepareError> {
+        let WeightHead { spec, dtype, row_scales } = head;
         let row_len = spec.row_len();
         let num_rows = spec.shape[spec.shape.len() - 2];
         let num_panels = (spec.num_rows() / num_rows.max(1)).checked_mul(num_rows.div_ceil(LANES));
         let panels = match dtype {
-            DType::Q4_0 => Panels::Int4(blocks(num_panels, row_len)?),
-            DType::Q4_1 => Panels::Int4Min(blocks(num_panels, row_len)?),
-            DType::Q5_0 => Panels::Int5(blocks(num_panels, row_len)?),
-            DType::Q5_1 => Panels::Int5Min(blocks(num_panels, row_len)?),
-            DType::Q4_K => Panels::Super4(blocks(num_panels, row_len)?),
-            DType::Q5_K => Panels::Super5(blocks(num_panels, row_len)?),
-            DType::Q6_K => Panels::Super6(blocks(num_panels, row_len)?),
-            DType::F8E4M3Block128 => Panels::E4M3Block(blocks(num_panels, row_len)?),
-            DType::Q8_0 => Panels::Int8(blocks(num_panels, row_len)?),
-            DType::NVFP4 => Panels::Nvfp4(blocks(num_panels, row_len)?),
-            DType::MXFP4 => Panels::Mxfp4(blocks(num_panels, row_len)?),
-            DType::F8E4M3 => Panels::E4M3(blocks(num_panels, row_len)?),
-            DType::F16 => Panels::F16(blocks(num_panels, row_len)?),
-            DType::BF16 => Panels::BF16(blocks(num_panels, row_len)?),
-            DType::F32 => Panels::F32(blocks(num_panels, row_len)?),
+            DType::Q4_0 => Panels::Int4(blocks(num_panels, row_len, room)?),
+            DType::Q4_1 => Panels::Int4Min(blocks(num_panels, row_len, room)?),
+            DType::Q5_0 => Panels::Int5(blocks(num_panels, row_len, room)?),
+            DType::Q5_1 => Panels::Int5Min(blocks(num_panels, row_len, room)?),
+            DType::Q4_K => Panels::Super4(blocks(num_panels, row_len, room)?),
+            DType::Q5_K => Panels::Super5(blocks(num_panels, row_len, room)?),
+            DType::Q6_K => Panels::Super6(blocks(num_panels, row_len, room)?),
+            DType::F8E4M3Block128 => Panels::E4M3Block(blocks(num_panels, row_len, room)?),
+            DType::Q8_0 => Panels::Int8(blocks(num_panels, row_len, room)?),
+            DType::NVFP4 => Panels::Nvfp4(blocks(num_panels, row_len, room)?),
+            DType::MXFP4 => Panels::Mxfp4(blocks(num_panels, row_len, room)?),
+            DType::F8E4M3 => Panels::E4M3(blocks(num_panels, row_len, room)?),
+            DType::F16 => Panels::F16(blocks(num_panels, row_len, room)?),
+            DType::BF16 => Panels::BF16(blocks(num_panels, row_len, room)?),
+            DType::F32 => Panels::F32(blocks(num_panels, row_len, room)?),
         };
         let factor = with_blocks!(&panels, blocks => factor(blocks));
         let mut row_factors = None;
         if factor != 1.0 || row_scales.is_some() {
-            let mut factors: Vec<[f32; LANES]> = zeroes(num_panels, "the scales of a packed weight")?;
-            for row in 0..spec.num_rows() {
+            let mut factors: Vec<[f32; LANES]> = room.zeroes(num_panels, "the scales of a packed weight")?;
+            for row in (0..spec.num_rows()).take_while(|_| room.is_real()) {
                 let (panel, lane) = place(num_rows, row);
                 factors[panel][lane] = factor * row_scales.as_ref().map_or(1.0, |scales| scales[row]);
             }
@@ -190,8 +192,8 @@ fn place(num_rows: usize, row: usize) -> (usize, usize) {
     (matrix * num_rows.div_ceil(LANES) + row / LANES, row % LANES)
 }
 
-fn blocks<B: Block>(num_panels: Option<usize>, row_len: usize) -> Result<Vec<B>, PrepareError> {
-    zeroes(num_panels.and_then(|panels| panels.checked_mul(row_len.div_ceil(B::ELEMENTS))), "a packed weight")
+fn blocks<B: Block>(num_panels: Option<usize>, row_len: usize, room: &Room) -> Result<Vec<B>, PrepareError> {
+    room.zeroes(num_panels.and_then(|panels| panels.checked_mul(row_len.div_ceil(B::ELEMENTS))), "a packed weight")
 }
 
 fn factor<B: Block>(_: &[B]) -> f32 {

@@ -19,7 +19,7 @@ use super::kv_element::KvElement;
 use super::lanes::{LANES, Lanes};
 use super::rows::RowsView;
 use crate::PrepareError;
-use crate::load::zeroes;
+use crate::room::Room;
 pub(super) use softmax::{Merged, PartsView};
 
 /// Queries (tokens times heads) of a task.
@@ -67,14 +67,14 @@ pub(super) struct Scratch {
 
 impl Scratch {
     /// Room for every group of `layouts`.
-    pub fn new(layouts: impl Iterator<Item = KvLayout> + Clone) -> Result<Self, PrepareError> {
+    pub fn new(layouts: impl Iterator<Item = KvLayout> + Clone, room: &Room) -> Result<Self, PrepareError> {
         let most = |size: fn(&KvLayout) -> usize| Some(layouts.clone().map(|layout| size(&layout)).max().unwrap_or(0));
         let times = |count: Option<usize>| count.and_then(|count| count.checked_mul(MAX_QUERIES));
         const WHAT: &str = "attention scores";
         Ok(Self {
-            keys: zeroes(most(|layout| layout.head_dim), WHAT)?,
-            scores: zeroes(times(most(|layout| layout.blocks_per_chunk() * layout.tiles_per_block())), WHAT)?,
-            sums: zeroes(times(most(|layout| layout.value_row() / LANES)), WHAT)?,
+            keys: room.zeroes(most(|layout| layout.head_dim), WHAT)?,
+            scores: room.zeroes(times(most(|layout| layout.blocks_per_chunk() * layout.tiles_per_block())), WHAT)?,
+            sums: room.zeroes(times(most(|layout| layout.value_row() / LANES)), WHAT)?,
         })
     }
 

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use super::isa::Kernel;
 use super::lanes::{LANES, Lanes};
-use crate::load::ZeroBytes;
+use crate::room::ZeroBytes;
 
 /// 32 activations: `value = quants * scale`.
 #[derive(Clone, Copy)]

@@ -1,6 +1,6 @@
 //! Keys and values of one cache group.
 
-use crate::load::zeroes;
+use crate::room::Room;
 use crate::{CacheGroupSpec, KvType, Limits, PrepareError};
 
 /// `[num_layers, num_blocks, block_size, num_kv_heads * head_dim]` f32 each; with a cache of 8 bits every element is one
@@ -20,12 +20,17 @@ pub(crate) struct KvCache {
 
 impl KvCache {
     /// Room for the group's layers.
-    pub(super) fn new(spec: &CacheGroupSpec, limits: &Limits, num_blocks: usize) -> Result<Self, PrepareError> {
+    pub(super) fn new(
+        spec: &CacheGroupSpec,
+        limits: &Limits,
+        num_blocks: usize,
+        room: &Room,
+    ) -> Result<Self, PrepareError> {
         let (row_len, block_size) = (spec.num_kv_heads * spec.head_dim, limits.block_size);
         let count = [spec.num_layers, num_blocks, block_size]
             .iter()
             .try_fold(row_len, |product, size| product.checked_mul(*size));
-        let (keys, values) = (zeroes(count, "the KV cache")?, zeroes(count, "the KV cache")?);
+        let (keys, values) = (room.zeroes(count, "the KV cache")?, room.zeroes(count, "the KV cache")?);
         Ok(Self { block_size, num_blocks, row_len, kv_type: limits.kv_type, keys, values })
     }
 

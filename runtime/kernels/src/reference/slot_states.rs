@@ -1,6 +1,6 @@
 //! What recurrent layers keep of each sequence.
 
-use crate::load::zeroes;
+use crate::room::Room;
 use crate::{CacheGroupKind, CacheGroupSpec, PrepareError};
 
 /// `[num_slots, num_layers, state_len]` f32; empty for groups that keep keys and values.
@@ -13,13 +13,13 @@ pub(super) struct SlotStates {
 
 impl SlotStates {
     /// Room for the group's layers in each of `num_slots`.
-    pub(super) fn new(spec: &CacheGroupSpec, num_slots: usize) -> Result<Self, PrepareError> {
+    pub(super) fn new(spec: &CacheGroupSpec, num_slots: usize, room: &Room) -> Result<Self, PrepareError> {
         let (num_layers, state_len) = match spec.kind {
             CacheGroupKind::Recurrent { state_len } => (spec.num_layers, state_len),
             CacheGroupKind::Full | CacheGroupKind::Window { .. } => (0, 0),
         };
         let count = num_layers.checked_mul(state_len).and_then(|elements| elements.checked_mul(num_slots));
-        Ok(Self { num_layers, state_len, values: zeroes(count, "the recurrent states")? })
+        Ok(Self { num_layers, state_len, values: room.zeroes(count, "the recurrent states")? })
     }
 
     /// Makes a slot that of a sequence without tokens.

@@ -10,6 +10,29 @@ use kindling_models::{OpenWeights, open_weights};
 
 use super::{golden, ids, read_json};
 
+/// Folder, file in it or nothing, and what the `cpu` backend says that it lacks. An entry that it can compute fails.
+pub const CASES: &[(&str, &str, Option<&str>)] = &[
+    ("tiny_llama", "", None),
+    ("tiny_llama", "model.gguf", None),
+    ("tiny_llama_llama3", "", None),
+    ("tiny_llama_tied", "", None),
+    ("tiny_mistral", "", None),
+    ("tiny_qwen2", "", None),
+    ("tiny_qwen2", "model.gguf", None),
+    ("tiny_qwen3", "", None),
+    ("tiny_qwen3", "model.gguf", None),
+    ("tiny_qwen3_window", "", None),
+    ("tiny_qwen3_moe", "", None),
+    ("tiny_qwen3_moe", "model.gguf", None),
+    ("tiny_qwen3_moe_fused", "", None),
+    ("tiny_gpt_oss", "", None),
+    ("tiny_gpt_oss", "model.gguf", None),
+    ("tiny_qwen3_next", "", Some("recurrent layers")),
+    ("tiny_qwen3_5", "", Some("recurrent layers")),
+    ("tiny_qwen3_5_moe", "", Some("recurrent layers")),
+    ("tiny_gemma4", "", None),
+];
+
 const BLOCK_SIZE: usize = 4;
 const MAX_SEQUENCES: usize = 2;
 /// The prompts have 24 tokens, 16 follow.

@@ -5,7 +5,7 @@ use half::f16;
 
 use super::{Block, u16_at};
 use crate::cpu::lanes::{ByteGroups, LANES};
-use crate::load::ZeroBytes;
+use crate::room::ZeroBytes;
 
 /// 32 x 16 nibbles without a minimum (Q4_0). Byte `4 * lane + i` of group `g` holds element `4 * g + i` in its low
 /// nibble and element `4 * g + i + 16` in its high one.

@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use super::{Block, u16_at};
 use crate::cpu::lanes::LANES;
 use crate::dequantise::e4m3_to_f32;
-use crate::load::ZeroBytes;
+use crate::room::ZeroBytes;
 
 /// Sixteen f16.
 #[derive(Clone, Copy)]

@@ -6,7 +6,7 @@ use super::affine::nibbles_into;
 use super::super_blocks::place_nibble;
 use crate::cpu::lanes::{ByteGroups, LANES};
 use crate::dequantise::{E2M1, e4m3_to_f32, e8m0_to_f32};
-use crate::load::ZeroBytes;
+use crate::room::ZeroBytes;
 
 /// What [`DOUBLED`] adds to twice a value, so that it is not negative.
 pub(in crate::cpu) const DOUBLED_OFFSET: i32 = 12;

@@ -4,7 +4,7 @@
 use super::affine::{five_bits_into, nibbles_into, to_f32};
 use super::{Block, u16_at};
 use crate::cpu::lanes::{ByteGroups, LANES};
-use crate::load::ZeroBytes;
+use crate::room::ZeroBytes;
 
 /// Parts of 32 elements.
 pub(in crate::cpu) const PARTS: usize = 8;
