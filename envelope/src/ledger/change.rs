@@ -41,13 +41,13 @@ fn stays(draft: &Draft<'_>, other: &Reservation, wish: &Wish) -> bool {
 
 fn returns_to<'a>(draft: &Draft<'a>, claims: &[Claim<'a>], wish: &Wish, terms: &Terms) -> Option<&'a str> {
     let (node, _) = draft.place(&wish.key)?;
-    if draft.fits(node, terms, claims, |other| stays(draft, other, wish)).is_ok() {
+    // A node that takes nothing does not take it back either.
+    let is_usable = |node: &str| draft.nodes.get(node).is_some_and(|facts| queue::unusable(facts).is_none());
+    if is_usable(node) && draft.fits(node, terms, claims, |other| stays(draft, other, wish)).is_ok() {
         return Some(node);
     }
-    let can_go_to = |other: &&'a str| {
-        let is_usable = draft.nodes.get(*other).is_some_and(|facts| queue::unusable(facts).is_none());
-        is_usable && wish.nodes.contains(*other) && wish.weights_on.contains(*other)
-    };
+    let can_go_to =
+        |other: &&'a str| is_usable(other) && wish.nodes.contains(*other) && wish.weights_on.contains(*other);
     let others = draft.nodes.keys().copied().filter(|other| *other != node);
     others.filter(can_go_to).find(|other| draft.fits(other, terms, claims, |_| true).is_ok())
 }

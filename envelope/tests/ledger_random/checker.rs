@@ -117,7 +117,7 @@ fn may_leave(world: &mut World, node: &str, before: &Reservation, new: &[Reserva
                     others.iter().position(|other| *other == leaving).map(|index| others.swap_remove(index));
                 }
             }
-            asked.nodes.contains(name) && (fits_with(machine, others, asked) || asked.warns)
+            asked.nodes.contains(name) && machine.is_healthy(now) && (fits_with(machine, others, asked) || asked.warns)
         });
         if fits_again {
             return;
