@@ -113,7 +113,11 @@ fn may_leave(world: &mut World, node: &str, before: &Reservation, new: &[Reserva
                 // Who leaves at the same time and does not come back, stays no longer.
                 let comes_back = |held: &Reservation| world.asked.get(&held.key).is_some_and(Asked::is_wanted);
                 let leaves = |held: &&Reservation| held.state == State::Releasing && !comes_back(held);
-                for leaving in new.iter().filter(leaves).map(pair) {
+                let ends = |held: &&Reservation| {
+                    !new.iter().any(|other| other.key == held.key && other.made_at == held.made_at)
+                };
+                let ended = machine.ledger.iter().filter(ends);
+                for leaving in new.iter().filter(leaves).chain(ended).map(pair) {
                     others.iter().position(|other| *other == leaving).map(|index| others.swap_remove(index));
                 }
             }
