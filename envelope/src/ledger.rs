@@ -24,11 +24,15 @@
 //!   the same way, aged or not.
 //! - For a wish that waits, models leave that are `OnDemand`, of its priority or below, and resident for at least
 //!   `max(min_resident, 3 x load time)`: the ones that are not in use, and if it has aged, others too.
-//! - Memory counts as held until it was measured to be back (see [`Release`]).
+//! - Memory counts as held until it was measured to be back (see [`Release`]). What leaves a node at the same time is judged
+//!   together. Who comes next need not wait for more than it was measured to have; then nobody comes to that node
+//!   without such a measurement until the rest is back.
+//! - A model that is to be served otherwise takes its turn in the queue, one at a time on a node.
 //! - Every copy of a model is a wish of its own; a copy goes to a node without one if it can, and among these to the one
 //!   with the least room left, so that large room stays whole.
 
 mod adopt;
+mod change;
 mod draft;
 mod evict;
 mod lifecycle;

@@ -6,7 +6,7 @@ use crate::Bytes;
 
 use super::{
     Change, Leaving, MEASURED_EVERY, NodeFacts, Plan, Pod, PodStep, RELEASE_LIMIT, Release, Reservation, Situation,
-    State, Step, Time, Verdict, Wish,
+    State, Step, Time, Verdict, Wish, release,
 };
 
 /// What was read, and what becomes of it so far. Everything is ordered by name, so that nothing depends on the order in
@@ -97,8 +97,10 @@ impl<'a> Draft<'a> {
             let pod = self.pod(node, &held.key).filter(|_| held.state == State::Resident);
             pod.is_some_and(|pod| pod.since > held.since && self.now.since(pod.since) <= RELEASE_LIMIT)
         };
-        let is_clear =
-            self.now.since(measured.at) <= MEASURED_EVERY && !self.ledgers.get(node)?.iter().any(has_restarted);
+        // Until it has loaded, what it takes falls and rises.
+        let is_settled = release::unseen(self, node, measured, Some(State::Pending)) == Bytes(0);
+        let is_recent = self.now.since(measured.at) <= MEASURED_EVERY;
+        let is_clear = is_recent && is_settled && !self.ledgers.get(node)?.iter().any(has_restarted);
         is_clear.then_some(measured.available)
     }
 

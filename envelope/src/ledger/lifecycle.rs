@@ -1,7 +1,7 @@
 //! Who leaves for reasons of their own: deleted, suspended, unused, changed, or on a node that is no use.
 
 use super::draft::Draft;
-use super::{Activation, Leaving, Need, Reservation, State, Time, Verdict, Wish, evict, queue};
+use super::{Activation, Leaving, Reservation, State, Time, Wish};
 
 /// Begins the release of everything that nobody wishes as it is.
 pub(super) fn let_go(draft: &mut Draft<'_>) {
@@ -40,43 +40,8 @@ fn reason<'a>(draft: &mut Draft<'a>, node: &'a str, held: &Reservation) -> Optio
     if held.state == State::Pending && !has_pod && is_no_use {
         return Some(Leaving::NodeOfNoUse);
     }
-    let need = wish.need.as_ref().filter(|need| need.fingerprint != held.terms.fingerprint)?;
-    if !has_pod && held.state == State::Pending {
-        return Some(Leaving::Changed);
-    }
-    changed(draft, node, wish, need)
-}
-
-/// A model that is to be served otherwise leaves only if it can come back: on its node with itself gone, or elsewhere.
-fn changed<'a>(draft: &mut Draft<'a>, node: &'a str, wish: &Wish, need: &Need) -> Option<Leaving> {
-    let comes_back = |other: &Reservation| {
-        let wanted = draft.wishes.get(other.key.as_str()).is_some_and(|wish| wish.is_wanted());
-        other.state == State::Releasing && wanted
-    };
-    if draft.ledgers[node].iter().any(comes_back) {
-        // One after the other: two that leave for a change may each fit, and not both.
-        return None;
-    }
-    let terms = queue::terms(draft, wish, need);
-    let now = draft.now;
-    let stays = |draft: &Draft<'_>, other: &Reservation| {
-        let leaves = evict::free_at(draft, other, wish).is_some_and(|at| at <= now);
-        other.key != wish.key && other.state != State::Releasing && !leaves
-    };
-    let can_go_to = |other: &&'a str| {
-        let is_usable = draft.nodes.get(*other).is_some_and(|facts| queue::unusable(facts).is_none());
-        is_usable && wish.nodes.contains(*other) && wish.weights_on.contains(*other)
-    };
-    let others: Vec<&'a str> = draft.nodes.keys().copied().filter(|other| *other != node).filter(can_go_to).collect();
-    let Err(shortfall) = draft.fits(node, &terms, &[], |other| stays(draft, other)) else {
-        return Some(Leaving::Changed);
-    };
-    if others.iter().any(|other| draft.fits(other, &terms, &[], |_| true).is_ok()) {
-        return Some(Leaving::Changed);
-    }
-    let misfit = evict::misfit(draft, node, (wish, need), shortfall, |other| stays(draft, other))?;
-    draft.verdicts.insert(wish.key.clone(), Verdict::ChangeRefused { misfit: Box::new(misfit) });
-    None
+    let is_changed = wish.need.as_ref().is_some_and(|need| need.fingerprint != held.terms.fingerprint);
+    (is_changed && !has_pod && held.state == State::Pending).then_some(Leaving::Changed)
 }
 
 /// When an aged wish has waited long enough.

@@ -10,7 +10,7 @@ use super::room::{Claim, check_alone, check_empty};
 use super::verdict::{Busy, holders};
 use super::{
     Activation, Leaving, Misfit, Need, NodeFacts, Policy, Reservation, State, Step, Terms, Time, Unusable, Verdict,
-    Wish, evict, release,
+    Wish, change, evict, release,
 };
 
 /// Serves everybody who waits, in their order: by priority, then by how long they wait.
@@ -21,6 +21,7 @@ pub(super) fn admit(draft: &mut Draft<'_>) {
     for wish in queue {
         let place = draft.place(&wish.key).map(|(_, held)| held.state);
         if place.is_some_and(|state| state != State::Releasing) {
+            change::change(draft, &mut claims, wish);
             continue;
         }
         let verdict = seek(draft, &mut claims, wish, place.is_some());

@@ -474,20 +474,20 @@ fn a_container_that_began_anew_gives_back_what_is_not_the_releases() {
 
 #[test]
 fn a_node_of_no_use_takes_nothing_and_it_is_said_why() {
-    let spoil: [(fn(&mut NodeFacts), Unusable); 4] = [
-        (|node| node.lost = true, Unusable::Lost),
-        (|node| node.cordoned = true, Unusable::Cordoned),
-        (|node| node.agent = false, Unusable::NoAgent),
-        (|node| node.pressure = true, Unusable::Pressure),
-    ];
-    for (spoil, why) in spoil {
+    let spoil = |node: &mut NodeFacts, why| match why {
+        Unusable::Lost => node.lost = true,
+        Unusable::Cordoned => node.cordoned = true,
+        Unusable::NoAgent => node.agent = false,
+        Unusable::Pressure => node.pressure = true,
+    };
+    for why in [Unusable::Lost, Unusable::Cordoned, Unusable::NoAgent, Unusable::Pressure] {
         let mut cluster = Cluster::new(&["n1"], vec![wish("a", 10)]);
-        spoil(cluster.node("n1"));
+        spoil(cluster.node("n1"), why);
         cluster.step();
         assert_eq!(*cluster.verdict("a"), Verdict::NoUsableNode { nodes: vec![("n1".to_owned(), why)] });
         assert!(cluster.plan.ledgers.is_empty());
         let mut cluster = Cluster::new(&["n1", "n2"], vec![wish("a", 10)]);
-        spoil(cluster.node("n1"));
+        spoil(cluster.node("n1"), why);
         cluster.settle();
         assert_eq!(cluster.verdict("a").node(), Some("n2"));
     }

@@ -36,7 +36,7 @@ pub fn on_write(world: &mut World, node: &str, new: &[Reservation]) {
                 let only_shrinks = before.state == State::Releasing && after.terms.bytes <= before.terms.bytes;
                 assert!(before.terms == after.terms || has_pod || only_shrinks, "{} is frozen", before.key);
                 if before.state != State::Releasing && after.state == State::Releasing {
-                    may_leave(world, node, before);
+                    may_leave(world, node, before, new);
                 }
             }
         }
@@ -90,7 +90,7 @@ fn remember_group(world: &mut World, node: &str, ended: &[String]) {
 }
 
 /// Whoever leaves without reasons of its own leaves for another: then the rules of unloading hold.
-fn may_leave(world: &mut World, node: &str, before: &Reservation) {
+fn may_leave(world: &mut World, node: &str, before: &Reservation, new: &[Reservation]) {
     let now = world.now;
     let process = world.processes.get(&before.key).filter(|process| process.node == node);
     let is_there = process.is_some_and(|process| !matches!(process.stage, Stage::Draining { .. }));
@@ -108,8 +108,20 @@ fn may_leave(world: &mut World, node: &str, before: &Reservation) {
     }
     if is_changed {
         let fits_again = world.machines.iter().any(|(name, machine)| {
-            let others: Vec<(u64, u64)> = staying(world, machine, &before.key, asked).collect();
-            asked.nodes.contains(name) && (fits_with(machine, others, asked) || asked.warns)
+            let mut others: Vec<(u64, u64)> = staying(world, machine, &before.key, asked).collect();
+            if name == node {
+                // Who leaves at the same time and does not come back, stays no longer.
+                let comes_back = |held: &Reservation| world.asked.get(&held.key).is_some_and(Asked::is_wanted);
+                let leaves = |held: &&Reservation| held.state == State::Releasing && !comes_back(held);
+                let ends = |held: &&Reservation| {
+                    !new.iter().any(|other| other.key == held.key && other.made_at == held.made_at)
+                };
+                let ended = machine.ledger.iter().filter(ends);
+                for leaving in new.iter().filter(leaves).chain(ended).map(pair) {
+                    others.iter().position(|other| *other == leaving).map(|index| others.swap_remove(index));
+                }
+            }
+            asked.nodes.contains(name) && machine.is_healthy(now) && (fits_with(machine, others, asked) || asked.warns)
         });
         if fits_again {
             return;

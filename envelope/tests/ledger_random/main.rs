@@ -1,7 +1,10 @@
 //! Random sets of models on random nodes, with users, accidents and crashes of the operator between any two writes,
 //! against the pure planner. A checker that shares no arithmetic with it looks at every write and every second.
 //!
-//! `KINDLING_LEDGER_SETS` says how many sets (1000 unless set), `KINDLING_LEDGER_SEED` where the seeds begin.
+//! `KINDLING_LEDGER_SETS` says how many sets (1000 unless set), `KINDLING_LEDGER_SEED` where the seeds begin, and with
+//! `KINDLING_LEDGER_TRACE` every step is printed.
+
+#![allow(clippy::print_stdout, reason = "the test says what it did, and on demand every step")]
 
 mod chaos;
 mod checker;
@@ -14,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 
 use operator::Operator;
-use world::{Figures, SECOND, World};
+use world::{Figures, World};
 
 fn setting(name: &str, default: u64) -> u64 {
     env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
@@ -110,5 +113,4 @@ fn no_set_of_models_is_ever_over_committed_lost_or_left_waiting() {
         sets < 500 || sum.evictions > 0 && sum.adopted > 0 && sum.crashes > 0 && sum.timed_out > 0,
         "too little happened"
     );
-    let _ = SECOND;
 }
