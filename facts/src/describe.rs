@@ -23,6 +23,12 @@ const MAX_LIST: usize = 4096;
 /// is not known either.
 pub(crate) fn describe(path: &Path) -> Result<Facts, FactsError> {
     let checkpoint = read_stored(path)?;
+    if let StoredDescription::Gguf(metadata) = &checkpoint.description
+        && let Ok(Some(parts)) = metadata.unsigned("split.count")
+        && parts > 1
+    {
+        return Err(FactsError::Split { parts });
+    }
     match open_weights(path) {
         Ok(opened) => Ok(runnable(&checkpoint, opened)),
         Err(error) => {

@@ -193,6 +193,7 @@ async fn refusals_and_lies_are_named() {
         (SHARD, Flaw::Status(403), "HF_TOKEN"),
         (SHARD, Flaw::Status(404), "no such repository, revision or file"),
         (SHARD, Flaw::Status(500), "answered 500"),
+        ("listing", Flaw::Busy(9, 60), "try again in 60 s"),
         (SHARD, Flaw::Busy(9, 3600), "try again in 3600 s"),
         (SHARD, Flaw::Whole, "does not answer requests for a part"),
         (SHARD, Flaw::OtherRange, "bytes 0 to 131072 with the content-range \"bytes 1-"),
