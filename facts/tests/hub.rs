@@ -210,6 +210,17 @@ async fn refusals_and_lies_are_named() {
     }
 }
 
+/// A guess would be taken for a promise.
+#[tokio::test]
+async fn a_family_that_nobody_knows_is_refused_by_name() {
+    let mut fake = sharded();
+    let config = br#"{"architectures": ["NewForCausalLM"], "num_hidden_layers": 40}"#;
+    fake.files.insert("config.json".to_owned(), RemoteFile::whole(config.to_vec()));
+    let (_, hub) = fake.start().await;
+    let said = said(&read(&repository(&[]), &hub).await.unwrap_err());
+    assert!(said.contains("no such architecture yet") && said.contains("what NewForCausalLM keeps"), "{said}");
+}
+
 #[tokio::test]
 async fn a_busy_server_is_asked_again_when_it_says() {
     let (fake, hub) = sharded().flawed("config.json", Flaw::Busy(2, 0)).start().await;
