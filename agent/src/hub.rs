@@ -6,8 +6,9 @@ mod ranges;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use reqwest::header::{HeaderMap, LOCATION};
+use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{StatusCode, Url};
 use serde::Deserialize;
@@ -17,15 +18,20 @@ pub use ranges::{Part, RangeError, RemoteFile};
 
 /// How often a file may be redirected: the hub sends to its storage at once, a renamed repository once more.
 const MAX_HOPS: usize = 8;
+/// How often a busy server is asked again.
+const MAX_RETRIES: usize = 3;
+/// A longer pause than this is the user's to wait for.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// Where a busy server does not say when.
+const DEFAULT_PAUSE: Duration = Duration::from_secs(1);
 
 /// A hub and the token for it.
 #[derive(Debug, Clone)]
 pub struct Hub {
     endpoint: String,
     token: Option<String>,
-    client: reqwest::Client,
     /// Follows no redirects: what the hub says about a file is on the redirect itself.
-    file_client: reqwest::Client,
+    client: reqwest::Client,
     traffic: Arc<Counters>,
 }
 
@@ -92,6 +98,14 @@ pub enum HubError {
         /// HTTP status.
         status: u16,
     },
+    /// The hub asked to come again later than anybody wants to wait, or more often than that.
+    #[error("{source_name}: the server asks for fewer requests and to try again {}", after(*seconds))]
+    Busy {
+        /// What was asked for.
+        source_name: String,
+        /// When, if it said so.
+        seconds: Option<u64>,
+    },
     /// The answer was no listing.
     #[error("{url} answered with something that is no listing of a repository")]
     Listing {
@@ -101,7 +115,7 @@ pub enum HubError {
         source: serde_json::Error,
     },
     /// The repository does not say by itself which files make the model.
-    #[error("{source_name} holds {found}; name one under spec.source.hf.files: {}", names.join(", "))]
+    #[error("{source_name} holds {found}; name one under spec.source.hf.files (or with --file): {}", names.join(", "))]
     Ambiguous {
         /// What was asked for.
         source_name: String,
@@ -144,18 +158,14 @@ impl Hub {
     pub fn new(endpoint: &str, token: Option<String>) -> Self {
         // Fails only if a provider is installed already, which is just as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = |redirects| {
-            reqwest::Client::builder()
-                .user_agent(concat!("kindling/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(std::time::Duration::from_secs(15))
-                .read_timeout(std::time::Duration::from_secs(60))
-                .redirect(redirects)
-                .build()
-                .expect("a client of constant settings should build")
-        };
-        let endpoint = endpoint.trim_end_matches('/').to_owned();
-        let traffic = Arc::default();
-        Self { endpoint, token, client: client(Policy::default()), file_client: client(Policy::none()), traffic }
+        let client = reqwest::Client::builder()
+            .user_agent(concat!("kindling/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(Duration::from_secs(15))
+            .read_timeout(Duration::from_secs(60))
+            .redirect(Policy::none())
+            .build()
+            .expect("a client of constant settings should build");
+        Self { endpoint: endpoint.trim_end_matches('/').to_owned(), token, client, traffic: Arc::default() }
     }
 
     /// What was asked for so far, by this hub and its clones.
@@ -179,12 +189,8 @@ impl Hub {
     pub async fn list(&self, source: &HubSource) -> Result<Vec<String>, HubError> {
         let url = format!("{}/api/models/{}/revision/{}", self.endpoint, source.repo(), source.revision());
         let name = source.to_string();
-        let mut request = self.client.get(&url);
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token);
-        }
-        self.traffic.requests.fetch_add(1, Ordering::Relaxed);
-        let response = request.send().await.map_err(|cause| self.unreachable(&name, &url, cause))?;
+        let place = RemoteFile { source_name: name.clone(), url: url.clone(), is_of_hub: true };
+        let (response, _) = self.follow(&place, None).await?;
         if !response.status().is_success() {
             return Err(refused(&name, &url, response.status()));
         }
@@ -205,17 +211,34 @@ impl Hub {
         }
     }
 
-    /// Asks for a file, or a range of it, until something answers that is no redirect.
+    /// Asks for a file, or a range of it; waits a little for a server that is busy, and asks again.
+    async fn follow(&self, file: &RemoteFile, range: Option<&str>) -> Result<(reqwest::Response, Stated), HubError> {
+        for _ in 0..=MAX_RETRIES {
+            let (response, stated) = self.ask(file, range).await?;
+            if response.status() != StatusCode::TOO_MANY_REQUESTS {
+                return Ok((response, stated));
+            }
+            let seconds = retry_after(response.headers());
+            let pause = seconds.map_or(DEFAULT_PAUSE, Duration::from_secs);
+            if pause > MAX_PAUSE {
+                return Err(HubError::Busy { source_name: file.source_name.clone(), seconds });
+            }
+            tokio::time::sleep(pause).await;
+        }
+        Err(HubError::Busy { source_name: file.source_name.clone(), seconds: None })
+    }
+
+    /// Asks until something answers that is no redirect.
     ///
     /// Redirects are followed by hand: the digest and the commit are on the hub's own answers, and the storage behind
     /// them has etags of its own that look like digests. The token stays with the hub.
-    async fn follow(&self, file: &RemoteFile, range: Option<&str>) -> Result<(reqwest::Response, Stated), HubError> {
+    async fn ask(&self, file: &RemoteFile, range: Option<&str>) -> Result<(reqwest::Response, Stated), HubError> {
         let (name, mut url) = (&file.source_name, file.url.clone());
         let home = Url::parse(&url).ok().map(|url| url.origin());
         let mut stated = Stated::default();
         for _ in 0..MAX_HOPS {
             let is_home = Url::parse(&url).ok().map(|url| url.origin()) == home;
-            let mut request = self.file_client.get(&url);
+            let mut request = self.client.get(&url);
             if let Some(token) = self.token.as_ref().filter(|_| is_home && file.is_of_hub) {
                 request = request.bearer_auth(token);
             }
@@ -275,7 +298,6 @@ fn refused(name: &str, url: &str, status: StatusCode) -> HubError {
              in the environment of the process that downloads"
         }
         404 => "no such repository, revision or file",
-        429 => "the hub asks for fewer requests; try again later",
         300..=399 | 508 => "the hub redirects to nowhere",
         _ => "the hub failed",
     };
@@ -323,6 +345,15 @@ fn is_companion(name: &str) -> bool {
             | "chat_template.jinja"
             | "chat_template.json"
     )
+}
+
+/// Seconds; a date is as good as nothing.
+fn retry_after(headers: &HeaderMap) -> Option<u64> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()
+}
+
+fn after(seconds: Option<u64>) -> String {
+    seconds.map_or_else(|| "later".to_owned(), |seconds| format!("in {seconds} s"))
 }
 
 /// The innermost cause: the outer ones of an HTTP client only repeat the address.

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use kindling_agent::hub::Traffic;
 use kindling_envelope::facts::{DescribeError, Described};
+use kindling_models::architecture::SpecError;
 use kindling_models::gguf::{Array, Metadata, Value as GgufValue};
-use kindling_models::{OpenWeights, StoredCheckpoint, StoredDescription, open_weights, read_stored};
+use kindling_models::{OpenError, OpenWeights, StoredCheckpoint, StoredDescription, open_weights, read_stored};
 use serde_json::{Map, Value};
 
 use crate::planned::Lowered;
@@ -23,12 +24,21 @@ const MAX_LIST: usize = 4096;
 /// is not known either.
 pub(crate) fn describe(path: &Path) -> Result<Facts, FactsError> {
     let checkpoint = read_stored(path)?;
+    if let StoredDescription::Gguf(metadata) = &checkpoint.description
+        && let Ok(Some(parts)) = metadata.unsigned("split.count")
+        && parts > 1
+    {
+        return Err(FactsError::Split { parts });
+    }
     match open_weights(path) {
         Ok(opened) => Ok(runnable(&checkpoint, opened)),
         Err(error) => {
-            let described =
-                description(&checkpoint).map_err(|source| FactsError::Describe { reason: chain(&error), source })?;
-            Ok(not_runnable(&checkpoint, described, chain(&error)))
+            let reason = reason(&error);
+            let described = match description(&checkpoint) {
+                Ok(described) => described,
+                Err(source) => return Err(FactsError::Describe { reason, source }),
+            };
+            Ok(not_runnable(&checkpoint, described, reason))
         }
     }
 }
@@ -97,6 +107,14 @@ fn as_json(metadata: &Metadata) -> Map<String, Value> {
         GgufValue::Array(_) => None,
     };
     metadata.iter().filter_map(|(key, found)| Some((key.to_owned(), value(found)?))).collect()
+}
+
+/// Why the runtime cannot run it, in short where the checkpoint is of another family altogether.
+fn reason(error: &OpenError) -> String {
+    match error {
+        OpenError::Spec { source: SpecError::NotClaimed(_), .. } => "it has no such architecture yet".to_owned(),
+        other => chain(other),
+    }
 }
 
 /// An error and all its causes, in one line.

@@ -57,6 +57,12 @@ pub enum FactsError {
         /// What is wrong.
         problem: String,
     },
+    /// Its other parts would be left out of every sum.
+    #[error("it is one of {parts} parts of a gguf model; only whole files are supported")]
+    Split {
+        /// How many there are.
+        parts: u64,
+    },
     /// An address that ends in something else.
     #[error("{url} is not the address of a .gguf file")]
     NotWeights {

@@ -179,6 +179,46 @@ async fn a_head_longer_than_the_first_range_takes_one_more() {
     assert_eq!(fake.requests.lock().unwrap().len(), 1 + 1 + 2 * 2);
 }
 
+/// Both spellings of NVFP4: a scale that is divided by must not be the 0 of a hole.
+#[tokio::test]
+async fn scales_that_nobody_has_read_do_not_matter() {
+    for (values, global, form) in [("_packed", "_global_scale", "compressed-tensors"), ("", "_scale_2", "modelopt")] {
+        let mut tensors = vec![
+            ("model.embed_tokens.weight".to_owned(), "BF16", vec![32, 128]),
+            ("model.norm.weight".to_owned(), "BF16", vec![128]),
+            ("model.layers.0.input_layernorm.weight".to_owned(), "BF16", vec![128]),
+            ("model.layers.0.post_attention_layernorm.weight".to_owned(), "BF16", vec![128]),
+        ];
+        let blocks = ["self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down"];
+        for block in blocks {
+            let name = |ending: &str| format!("model.layers.0.{block}_proj.weight{ending}");
+            tensors.push((name(values), "U8", vec![128, 64]));
+            tensors.push((name("_scale"), "F8_E4M3", vec![128, 8]));
+            tensors.push((name(global), "F32", vec![1]));
+        }
+        let declared = match form {
+            "modelopt" => serde_json::json!({ "quant_method": "modelopt", "quant_algo": "NVFP4" }),
+            _ => serde_json::json!({ "quant_method": form, "format": "nvfp4-pack-quantized" }),
+        };
+        let config = serde_json::json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 128, "intermediate_size": 128,
+            "num_attention_heads": 4, "num_key_value_heads": 4, "num_hidden_layers": 1, "vocab_size": 32,
+            "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 1e4, "hidden_act": "silu",
+            "tie_word_embeddings": true, "quantization_config": declared,
+        });
+        let config = RemoteFile::whole(serde_json::to_vec(&config).unwrap());
+        let files = [("config.json".to_owned(), config), ("model.safetensors".to_owned(), safetensors(&tensors))];
+        let (_, hub) = FakeHub::with(files).start().await;
+        let facts = read(&repository(&[]), &hub).await.unwrap();
+        assert_eq!((facts.runnable.clone(), facts.quantization.as_str()), (Ok(()), "NVFP4"), "{form}");
+        // 0.5625 bytes for each of 7 * 128 * 128 weights, and 7 factors; 32 * 128 and 3 * 128 elements of two bytes.
+        assert_eq!(facts.stored.loaded, Bytes(7 * (9216 + 4) + 2 * (4096 + 384)), "{form}");
+        // Held: a factor in f32 for each of 7 * 128 rows, norms in f32.
+        let held = facts.model(&SERVING, Some(2)).unwrap().weights;
+        assert_eq!(held, Bytes(7 * (9216 + 4 * 128) + 2 * 4096 + 4 * 384), "{form}");
+    }
+}
+
 async fn failure(file: &str, flaw: Flaw) -> String {
     let (_, hub) = sharded().flawed(file, flaw).start().await;
     said(&read(&repository(&[]), &hub).await.unwrap_err())
@@ -193,6 +233,7 @@ async fn refusals_and_lies_are_named() {
         (SHARD, Flaw::Status(403), "HF_TOKEN"),
         (SHARD, Flaw::Status(404), "no such repository, revision or file"),
         (SHARD, Flaw::Status(500), "answered 500"),
+        ("listing", Flaw::Busy(9, 60), "try again in 60 s"),
         (SHARD, Flaw::Busy(9, 3600), "try again in 3600 s"),
         (SHARD, Flaw::Whole, "does not answer requests for a part"),
         (SHARD, Flaw::OtherRange, "bytes 0 to 131072 with the content-range \"bytes 1-"),
@@ -207,6 +248,17 @@ async fn refusals_and_lies_are_named() {
         assert!(said.contains(expected), "{flaw:?}: {said}");
         assert!(file == "listing" || said.contains(SHARD), "{flaw:?} does not name the file: {said}");
     }
+}
+
+/// A guess would be taken for a promise.
+#[tokio::test]
+async fn a_family_that_nobody_knows_is_refused_by_name() {
+    let mut fake = sharded();
+    let config = br#"{"architectures": ["NewForCausalLM"], "num_hidden_layers": 40}"#;
+    fake.files.insert("config.json".to_owned(), RemoteFile::whole(config.to_vec()));
+    let (_, hub) = fake.start().await;
+    let said = said(&read(&repository(&[]), &hub).await.unwrap_err());
+    assert!(said.contains("no such architecture yet") && said.contains("what NewForCausalLM keeps"), "{said}");
 }
 
 #[tokio::test]

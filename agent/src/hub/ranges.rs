@@ -5,9 +5,8 @@
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use reqwest::header::{CONTENT_RANGE, HeaderMap, RETRY_AFTER};
+use reqwest::header::CONTENT_RANGE;
 use reqwest::{Response, StatusCode, Url};
 
 use super::{Hub, HubError, deepest, refused};
@@ -15,13 +14,6 @@ use crate::source::{HubSource, SourceError};
 
 /// A file of a server without ranges is read whole up to this size, and cut here.
 const MAX_WHOLE_BYTES: u64 = 8 << 20;
-/// How often a busy server is asked again.
-const MAX_RETRIES: usize = 3;
-/// A longer pause than this is the user's to wait for.
-const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// Where a busy server does not say when.
-const DEFAULT_PAUSE: Duration = Duration::from_secs(1);
-
 /// Where a file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteFile {
@@ -47,14 +39,6 @@ pub enum RangeError {
     /// Not found, not allowed, not reached.
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// Asked to come again later than anybody wants to wait, or more often than once.
-    #[error("{file}: the server asks for fewer requests and to try again {}", after(*seconds))]
-    Busy {
-        /// What was asked for.
-        file: String,
-        /// When, if it said so.
-        seconds: Option<u64>,
-    },
     /// It sends files whole.
     #[error(
         "{file}: the server does not answer requests for a part of a file, and the whole of it is {}; \
@@ -87,10 +71,6 @@ pub enum RangeError {
         /// The bound.
         max_bytes: u64,
     },
-}
-
-fn after(seconds: Option<u64>) -> String {
-    seconds.map_or_else(|| "later".to_owned(), |seconds| format!("in {seconds} s"))
 }
 
 fn size(num_bytes: Option<u64>) -> String {
@@ -138,23 +118,12 @@ impl Hub {
     /// [`RangeError`] naming the file.
     pub async fn read_range(&self, file: &RemoteFile, range: Range<u64>) -> Result<Part, RangeError> {
         let asked = format!("bytes={}-{}", range.start, range.end.max(range.start + 1) - 1);
-        for _ in 0..=MAX_RETRIES {
-            let (response, _) = self.follow(file, Some(&asked)).await?;
-            match response.status() {
-                StatusCode::PARTIAL_CONTENT => return self.partial(file, range, response).await,
-                StatusCode::OK => return self.whole(file, range, response).await,
-                StatusCode::TOO_MANY_REQUESTS => {
-                    let seconds = retry_after(response.headers());
-                    let pause = seconds.map_or(DEFAULT_PAUSE, Duration::from_secs);
-                    if pause > MAX_PAUSE {
-                        return Err(RangeError::Busy { file: file.source_name.clone(), seconds });
-                    }
-                    tokio::time::sleep(pause).await;
-                }
-                status => return Err(refused(&file.source_name, response.url().as_str(), status).into()),
-            }
+        let (response, _) = self.follow(file, Some(&asked)).await?;
+        match response.status() {
+            StatusCode::PARTIAL_CONTENT => self.partial(file, range, response).await,
+            StatusCode::OK => self.whole(file, range, response).await,
+            status => Err(refused(&file.source_name, response.url().as_str(), status).into()),
         }
-        Err(RangeError::Busy { file: file.source_name.clone(), seconds: None })
     }
 
     /// The range of an answer must be what was asked, but for the end of the file.
@@ -211,11 +180,6 @@ fn content_range(header: &str) -> Option<(u64, u64, u64)> {
     let (first, last) = range.split_once('-')?;
     let (first, last, total) = (first.parse().ok()?, last.parse().ok()?, total.parse().ok()?);
     (first <= last && last < total).then_some((first, last, total))
-}
-
-/// Seconds; a date is as good as nothing.
-fn retry_after(headers: &HeaderMap) -> Option<u64> {
-    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]

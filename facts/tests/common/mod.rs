@@ -149,10 +149,16 @@ fn status(code: u16) -> Response {
     Response::builder().status(code).body(Body::empty()).unwrap()
 }
 
+fn busy(seconds: u64) -> Response {
+    Response::builder().status(429).header("retry-after", seconds).body(Body::empty()).unwrap()
+}
+
 async fn listing(State(hub): State<Arc<FakeHub>>) -> Response {
     hub.travel("listing".to_owned()).await;
-    if let Some(Flaw::Status(code)) = hub.flaw("listing") {
-        return status(code);
+    match hub.flaw("listing") {
+        Some(Flaw::Status(code)) => return status(code),
+        Some(Flaw::Busy(_, seconds)) => return busy(seconds),
+        _ => {}
     }
     let names: Vec<_> = hub.files.keys().map(|name| serde_json::json!({ "rfilename": name })).collect();
     Response::new(Body::from(serde_json::json!({ "siblings": names }).to_string()))
@@ -185,7 +191,7 @@ async fn answer(hub: &FakeHub, name: &str, headers: &HeaderMap) -> Response {
     match flaw {
         Some(Flaw::Status(code)) => return status(code),
         Some(Flaw::Busy(_, seconds)) => {
-            return Response::builder().status(429).header("retry-after", seconds).body(Body::empty()).unwrap();
+            return busy(seconds);
         }
         Some(Flaw::Whole) => {
             let length = Response::builder().header("content-length", file.total_bytes);

@@ -9,7 +9,10 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let bytes = data.to_vec();
+    let stored = GgufHeader::read_stored(&bytes);
     let Ok(header) = GgufHeader::read(&bytes) else { return };
+    let (_, stored) = stored.expect("what can be read can be listed");
+    assert!(stored.iter().zip(&header.tensors).all(|(stored, tensor)| stored.num_bytes == tensor.desc.num_bytes as u64));
     let Ok(weights) = GgufWeights::new(Box::new(bytes), header.tensors) else { return };
     let names: Vec<String> = weights.names().map(str::to_owned).collect();
     for name in &names {

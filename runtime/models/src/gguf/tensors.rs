@@ -89,8 +89,10 @@ pub(super) fn read_stored(cursor: &mut Cursor<'_>, num_tensors: u64) -> Result<V
             .filter(|elements| elements.is_multiple_of(block_elements))
             .and_then(|elements| (elements / block_elements).checked_mul(block_bytes));
         let sizes = elements.zip(num_bytes).filter(|(_, num_bytes)| *num_bytes <= cursor.num_bytes());
-        let (elements, num_bytes) =
-            sizes.ok_or_else(|| refused(&name, format!("shape {shape:?} is not possible for {kind}")))?;
+        let (elements, num_bytes) = sizes.ok_or_else(|| {
+            let file_bytes = cursor.num_bytes();
+            refused(&name, format!("shape {shape:?} is not possible for {kind} in a file of {file_bytes} bytes"))
+        })?;
         tensors.push(StoredTensor { name, kind: kind.to_owned(), elements, num_bytes });
     }
     Ok(tensors)

@@ -316,3 +316,32 @@ fn random_damage_never_panics_and_never_promises_what_is_not_there() {
     }
     assert!(accepted > 100, "only {accepted} were accepted: the damage tests nothing");
 }
+
+/// Blocks of 256 elements: 84 bytes of Q2_K, 136 of IQ4_XS; 32 elements: 18 bytes of Q4_0.
+#[test]
+fn tensors_of_types_that_cannot_be_read_are_listed_all_the_same() {
+    let synthetic = SyntheticGguf::new().text("general.architecture", "llama").tensor("a", &[4, 512], 10);
+    let file = synthetic.tensor("b", &[256], 23).tensor("c", &[2, 64], 2).file();
+    assert!(GgufHeader::read(&file).unwrap_err().to_string().contains("Q2_K"));
+    // The file has no room for their bytes: it is made longer.
+    let (metadata, tensors) = GgufHeader::read_stored(&[file, vec![0; 1000]].concat()).unwrap();
+    assert_eq!(metadata.string("general.architecture").unwrap(), Some("llama"));
+    let listed: Vec<_> = tensors
+        .iter()
+        .map(|tensor| (tensor.name.as_str(), tensor.kind.as_str(), tensor.elements, tensor.num_bytes))
+        .collect();
+    assert_eq!(listed, [("a", "Q2_K", 2048, 8 * 84), ("b", "IQ4_XS", 256, 136), ("c", "Q4_0", 128, 4 * 18)]);
+    for (shape, kind, expected) in [
+        (&[100][..], 10, "shape [100] is not possible for Q2_K"),
+        (&[1 << 40, 1 << 40], 0, "is not possible for F32"),
+        (&[32], 4, "Q4_2, which the format has given up"),
+        (&[32], 99, "the element type 99 does not exist"),
+    ] {
+        let said =
+            GgufHeader::read_stored(&SyntheticGguf::new().tensor("a", shape, kind).file()).unwrap_err().to_string();
+        assert!(said.contains(expected), "{said}");
+    }
+    let file = SyntheticGguf::new().tensor("a", &[4096], 0).file();
+    let said = GgufHeader::read_stored(&file[..1000].to_vec()).unwrap_err().to_string();
+    assert!(said.contains("shape [4096] is not possible for F32"), "{said}");
+}
