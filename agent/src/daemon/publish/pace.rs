@@ -11,6 +11,8 @@ use crate::daemon::desk::Snapshot;
 const CHANGE: Bytes = Bytes::mib(256);
 /// Memory changes all the time.
 const SELDOM: Duration = Duration::from_secs(10);
+/// While somebody waits for memory to come back: also when little of it does.
+const AWAITED: Duration = Duration::from_secs(1);
 /// A status that is older than this is not to be believed.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
@@ -53,7 +55,8 @@ impl Pace {
         let threshold = CHANGE.min(memory.total.percent(1));
         let is_news = last.available.0.abs_diff(memory.available.0) >= threshold.0
             || last.baseline.0.abs_diff(snapshot.baseline.0) >= threshold.0;
-        is_news && (since >= SELDOM || is_awaited(snapshot))
+        let is_awaited = is_awaited(snapshot) && since >= AWAITED;
+        is_awaited || (is_news && since >= SELDOM)
     }
 
     /// Notes that it did.
@@ -167,7 +170,9 @@ mod tests {
             pod_gone_at: None,
         };
         let ledger = Ledger { exists: true, reservations: vec![releasing], published_baseline: None };
-        assert!(published().is_due(seconds(101), &Snapshot { ledger: Some(ledger), ..snapshot(Bytes::gib(60)) }));
+        assert!(published().is_due(seconds(101), &Snapshot { ledger: Some(ledger.clone()), ..snapshot(Bytes::gib(60)) }));
+        let same = Snapshot { ledger: Some(ledger), ..snapshot(Bytes::gib(50)) };
+        assert!(published().is_due(seconds(101), &same), "also that nothing came back yet");
     }
 
     #[test]
