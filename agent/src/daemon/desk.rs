@@ -46,8 +46,8 @@ pub struct Snapshot {
     pub read_at: Option<Timestamp>,
     /// The last reading.
     pub reading: Reading,
-    /// In use without any model.
-    pub baseline: Bytes,
+    /// In use without any model; `None` until the ledger says whether there are any.
+    pub baseline: Option<Bytes>,
     /// What must stay available.
     pub floors: Floors,
     /// Whether it does.
@@ -109,7 +109,7 @@ pub struct Desk {
     reading: Reading,
     watch: Watch,
     baseline: Baseline,
-    baseline_bytes: Bytes,
+    baseline_now: Option<Bytes>,
     grants: Grants,
     answers: BTreeMap<u64, Answers>,
     ledger: Option<Ledger>,
@@ -127,7 +127,7 @@ impl Desk {
             looked: Instant::now(),
             read_at: None,
             reading,
-            baseline: Bytes(0),
+            baseline: None,
             floors,
             pressure: Pressure::None,
             holders: Vec::new(),
@@ -143,7 +143,7 @@ impl Desk {
             reading,
             watch: Watch::new(floors),
             baseline: Baseline::default(),
-            baseline_bytes: Bytes(0),
+            baseline_now: None,
             grants: Grants::default(),
             answers: BTreeMap::new(),
             ledger: None,
@@ -187,7 +187,7 @@ impl Desk {
         let (at, memory) = (self.now(), self.reading.memory);
         if self.ledger.is_some() {
             let used = memory.total.saturating_sub(memory.available);
-            self.baseline_bytes = self.baseline.step(at, used, self.quiet());
+            self.baseline_now = Some(self.baseline.step(at, used, self.quiet()));
         }
         let candidates = self.candidates();
         for taking in self.watch.step(Sample { at, available: memory.available }, &candidates) {
@@ -315,7 +315,7 @@ impl Desk {
             looked: Instant::now(),
             read_at: self.read_at,
             reading: self.reading,
-            baseline: self.baseline_bytes,
+            baseline: self.baseline_now,
             floors: self.watch.floors(),
             pressure: self.watch.pressure(),
             holders: self.grants.entries().filter(holds).map(holder).collect(),

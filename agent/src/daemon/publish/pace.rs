@@ -34,9 +34,9 @@ struct Published {
 impl Pace {
     /// Whether the cluster should hear of this now.
     pub fn is_due(&self, at: Duration, snapshot: &Snapshot) -> bool {
-        if snapshot.read_at.is_none() && self.last.is_none() {
-            return false; // nothing was ever read
-        }
+        let Some(baseline) = snapshot.baseline else {
+            return false; // nothing may replace what an earlier process of this agent measured
+        };
         let Some(last) = &self.last else { return true };
         let exists = snapshot.ledger.as_ref().is_none_or(|ledger| ledger.exists);
         if last.pressure != snapshot.pressure || last.holders != snapshot.holders || (last.exists && !exists) {
@@ -52,7 +52,7 @@ impl Pace {
         let memory = snapshot.reading.memory;
         let threshold = CHANGE.min(memory.total.percent(1));
         let is_news = last.available.0.abs_diff(memory.available.0) >= threshold.0
-            || last.baseline.0.abs_diff(snapshot.baseline.0) >= threshold.0;
+            || last.baseline.0.abs_diff(baseline.0) >= threshold.0;
         is_news && (since >= SELDOM || is_awaited(snapshot))
     }
 
@@ -62,7 +62,7 @@ impl Pace {
             at,
             is_read: snapshot.read_at.is_some(),
             available: snapshot.reading.memory.available,
-            baseline: snapshot.baseline,
+            baseline: snapshot.baseline.unwrap_or_default(),
             pressure: snapshot.pressure,
             holders: snapshot.holders.clone(),
             exists: snapshot.ledger.as_ref().is_some_and(|ledger| ledger.exists),
@@ -94,7 +94,7 @@ mod tests {
             looked: tokio::time::Instant::now(),
             read_at: Some(Timestamp::UNIX_EPOCH),
             reading: Reading { memory, ..Reading::default() },
-            baseline: Bytes(0),
+            baseline: Some(Bytes(0)),
             floors: Floors::of(total),
             pressure: Pressure::None,
             holders: Vec::new(),
@@ -173,7 +173,8 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_not_told_and_gets_old() {
         let unread = Snapshot { read_at: None, ..snapshot(Bytes::gib(50)) };
-        assert!(!Pace::default().is_due(seconds(0), &unread));
         assert!(!published().is_due(seconds(1000), &unread));
+        let without_baseline = Snapshot { baseline: None, ..unread };
+        assert!(!Pace::default().is_due(seconds(0), &without_baseline));
     }
 }
