@@ -54,6 +54,8 @@ pub struct Snapshot {
     pub pressure: Pressure,
     /// Who holds a grant.
     pub holders: Vec<Holder>,
+    /// Whether that are all: after the agent's start they need time to say that they are there.
+    pub is_settled: bool,
     /// How many wait for one.
     pub num_waiting: usize,
     /// How many grants were taken back.
@@ -131,6 +133,7 @@ impl Desk {
             floors,
             pressure: Pressure::None,
             holders: Vec::new(),
+            is_settled: false,
             num_waiting: 0,
             num_revoked: 0,
             ledger: None,
@@ -261,7 +264,12 @@ impl Desk {
             self.answers.remove(&grant); // superseded: its stream ends
             return;
         };
-        tracing::info!(model = entry.pod.model, grant, ?answer, "answered");
+        let model = &entry.pod.model;
+        match &answer {
+            Answer::Waiting { why, .. } => tracing::debug!(model, grant, why, "waits"),
+            Answer::Revoked { why } => tracing::warn!(model, grant, why, "takes memory back"),
+            answer => tracing::info!(model, grant, ?answer, "answered"),
+        }
         let message = messages::response(&answer, &entry.request);
         let is_sent = self.answers.get(&grant).is_some_and(|answers| answers.try_send(Ok(message)).is_ok());
         if !is_sent {
@@ -319,6 +327,7 @@ impl Desk {
             floors: self.watch.floors(),
             pressure: self.watch.pressure(),
             holders: self.grants.entries().filter(holds).map(holder).collect(),
+            is_settled: self.grants.is_settled(),
             num_waiting: self.grants.entries().filter(|entry| !holds(entry)).count(),
             num_revoked: self.num_revoked,
             ledger: self.ledger.clone(),

@@ -125,6 +125,7 @@ mod tests {
             floors: Floors::above(Bytes(80)),
             pressure: Pressure::Critical,
             holders: vec![holder("team/a", 90), holder("team/a", 0), holder("team/b", 5)],
+            is_settled: true,
             num_waiting: 2,
             num_revoked: 4,
             ledger: None,

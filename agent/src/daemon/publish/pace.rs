@@ -34,9 +34,8 @@ struct Published {
 impl Pace {
     /// Whether the cluster should hear of this now.
     pub fn is_due(&self, at: Duration, snapshot: &Snapshot) -> bool {
-        let Some(baseline) = snapshot.baseline else {
-            return false; // nothing may replace what an earlier process of this agent measured
-        };
+        // What an earlier process of this agent published is replaced only by what is known as well.
+        let Some(baseline) = snapshot.baseline.filter(|_| snapshot.is_settled) else { return false };
         let Some(last) = &self.last else { return true };
         let exists = snapshot.ledger.as_ref().is_none_or(|ledger| ledger.exists);
         if last.pressure != snapshot.pressure || last.holders != snapshot.holders || (last.exists && !exists) {
@@ -98,6 +97,7 @@ mod tests {
             floors: Floors::of(total),
             pressure: Pressure::None,
             holders: Vec::new(),
+            is_settled: true,
             num_waiting: 0,
             num_revoked: 0,
             ledger: Some(Ledger { exists: true, ..Ledger::default() }),
@@ -176,5 +176,11 @@ mod tests {
         assert!(!published().is_due(seconds(1000), &unread));
         let without_baseline = Snapshot { baseline: None, ..unread };
         assert!(!Pace::default().is_due(seconds(0), &without_baseline));
+    }
+
+    #[test]
+    fn holders_are_told_only_when_all_had_time_to_come_back() {
+        let early = Snapshot { is_settled: false, ..snapshot(Bytes::gib(50)) };
+        assert!(!Pace::default().is_due(seconds(5), &early));
     }
 }
