@@ -6,6 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Node, reservation, with_token};
+use kindling_agent::daemon::desk::Ledger;
 use kindling_api::{Pressure, ReservationState};
 use kindling_envelope::Bytes;
 use kindling_proto::v1::hold_response::Message;
@@ -118,6 +119,16 @@ async fn below_the_floor_the_lowest_is_told_to_go_and_nothing_starts_until_it_is
     drop(low);
     node.set_available(16);
     assert!(matches!(new.decided().await, Message::Granted(_)), "after ten good seconds");
+}
+
+#[tokio::test]
+async fn what_an_earlier_agent_measured_without_models_stays_while_there_are_some() {
+    let mut node = Node::start("baseline").await;
+    assert!(node.snapshots.borrow().baseline.is_none(), "nobody said yet whether there are models");
+    let reservations = vec![reservation("a", 5, ReservationState::Resident)];
+    node.desk.ledger(Ledger { exists: true, reservations, published_baseline: Some(Bytes::gib(3)) }).await;
+    let seen = node.until("a baseline", |now| now.baseline.is_some()).await;
+    assert_eq!(seen.baseline, Some(Bytes::gib(3)), "of 10 GiB in use");
 }
 
 #[tokio::test]

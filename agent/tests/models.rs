@@ -24,7 +24,7 @@ async fn a_path_of_the_node_is_there_or_is_not() {
     let absent = node.client().ensure_model(ensure(path(tiny.join("absent").display().to_string()))).await;
     assert_eq!(absent.unwrap_err().code(), Code::NotFound);
     let outside = node.client().ensure_model(ensure(path("/etc"))).await;
-    assert_eq!(outside.unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(outside.unwrap_err().code(), Code::InvalidArgument);
 }
 
 #[tokio::test]

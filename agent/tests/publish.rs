@@ -91,7 +91,11 @@ fn respond(code: StatusCode, body: &Value) -> Response<axum::body::Body> {
 struct NoFacts;
 
 impl ReadFacts for NoFacts {
-    fn read(&self, _source: LocalSource, _: kindling_proto::v1::ServingSettings) -> BoxFuture<'_, Result<DescribeModelResponse, tonic::Status>> {
+    fn read(
+        &self,
+        _source: LocalSource,
+        _: kindling_proto::v1::ServingSettings,
+    ) -> BoxFuture<'_, Result<DescribeModelResponse, tonic::Status>> {
         Box::pin(async { Err(tonic::Status::unimplemented("no facts here")) })
     }
 }

@@ -118,6 +118,7 @@ fn status(error: &FactsError) -> Status {
         | FactsError::Describe { .. }
         | FactsError::Source(_)
         | FactsError::Head { .. }
+        | FactsError::Split { .. }
         | FactsError::NotWeights { .. } => Status::failed_precondition(text),
     }
 }

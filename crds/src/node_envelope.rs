@@ -1,4 +1,5 @@
 //! What a node has and who holds it: `NodeEnvelope`, one per node.
+#![allow(clippy::duplicated_attributes, reason = "the columns have types of the same name")]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::{CustomResource, KubeSchema};
@@ -34,7 +35,7 @@ use serde::{Deserialize, Serialize};
         description = "As the kernel says"
     ),
     printcolumn(name = "Pressure", type_ = "string", json_path = ".status.pressure"),
-    printcolumn(name = "Models", type_ = "string", json_path = ".spec.reservations[*].model"),
+    printcolumn(name = "Models", type_ = "string", json_path = ".spec.models", description = "Who it is promised to"),
     printcolumn(
         name = "Measured",
         type_ = "date",
@@ -50,6 +51,11 @@ pub struct NodeEnvelopeSpec {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["uid".to_owned(), "copy".to_owned()]))]
     pub reservations: Vec<Reservation>,
+
+    /// Names of the models in the reservations, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub models: Option<String>,
 
     /// Sum of the reservations, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]

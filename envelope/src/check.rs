@@ -40,7 +40,7 @@ pub struct Resident {
 /// Why there is no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "needs {needed}, of {total} are {free} free for models ({system} are kept for the system, {held} are held by models)"
+    "needs {needed}, of {total} are {free} free for models ({system} are kept for the system{})", held_by_models(*held)
 )]
 pub struct Shortfall {
     /// By the model, its loading included.
@@ -53,6 +53,11 @@ pub struct Shortfall {
     pub held: Bytes,
     /// The rest.
     pub free: Bytes,
+}
+
+/// Nobody is mentioned who holds nothing.
+fn held_by_models(held: Bytes) -> String {
+    if held == Bytes(0) { String::new() } else { format!(", {held} are held by models") }
 }
 
 impl Node {

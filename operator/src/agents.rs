@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use kindling_proto::v1::agent_client::AgentClient;
-use kindling_proto::v1::{
-    DescribeModelRequest, DescribeModelResponse, EnsureModelRequest, EnsureModelResponse, ModelSource,
-};
+use kindling_proto::v1::{DescribeModelRequest, DescribeModelResponse, EnsureModelRequest, EnsureModelResponse};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
@@ -26,8 +24,12 @@ pub trait Agents: Send + Sync {
         question: DescribeModelRequest,
     ) -> BoxFuture<'_, Result<DescribeModelResponse, Status>>;
 
-    /// Makes the agent at `address` bring a model into its cache, and says how far that is.
-    fn ensure(&self, address: String, source: ModelSource) -> BoxFuture<'_, Result<EnsureModelResponse, Status>>;
+    /// Asks the agent at `address` how far a model is on its node; unless it is only to look, it brings it.
+    fn ensure(
+        &self,
+        address: String,
+        question: EnsureModelRequest,
+    ) -> BoxFuture<'_, Result<EnsureModelResponse, Status>>;
 }
 
 /// Asks over gRPC, with the operator's token for agents.
@@ -77,9 +79,13 @@ impl Agents for GrpcAgents {
         }))
     }
 
-    fn ensure(&self, address: String, source: ModelSource) -> BoxFuture<'_, Result<EnsureModelResponse, Status>> {
+    fn ensure(
+        &self,
+        address: String,
+        question: EnsureModelRequest,
+    ) -> BoxFuture<'_, Result<EnsureModelResponse, Status>> {
         Box::pin(bounded(ENSURE_TIMEOUT, async move {
-            let request = self.request(EnsureModelRequest { source: Some(source) }, ENSURE_TIMEOUT).await?;
+            let request = self.request(question, ENSURE_TIMEOUT).await?;
             Ok(self.client(&address).await?.ensure_model(request).await?.into_inner())
         }))
     }

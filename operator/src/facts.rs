@@ -11,8 +11,8 @@ use kindling_proto::v1::cache_layers::Kind;
 use kindling_proto::v1::ensure_model_response::State;
 use kindling_proto::v1::model_source::Source;
 use kindling_proto::v1::{
-    CacheLayers as LayersMessage, DescribeModelRequest, DescribeModelResponse, EnsureModelResponse, HubModel,
-    ModelSource, ServingSettings,
+    CacheLayers as LayersMessage, DescribeModelRequest, DescribeModelResponse, EnsureModelRequest, EnsureModelResponse,
+    HubModel, ModelSource, ServingSettings,
 };
 use tokio::sync::Notify;
 use tonic::{Code, Status};
@@ -175,8 +175,8 @@ impl FactsCache {
         });
     }
 
-    /// Makes a node's agent bring the weights, and asks how far that is.
-    pub fn ensure(self: &Arc<Self>, weights: &Weights, node: &str, address: &str) {
+    /// Asks a node's agent how far the weights are there; unless it is only to look, it brings them.
+    pub fn ensure(self: &Arc<Self>, weights: &Weights, node: &str, address: &str, look_only: bool) {
         let question = Question::Ensure(node.to_owned());
         if !self.begin(&key(weights), &question) {
             return;
@@ -184,7 +184,8 @@ impl FactsCache {
         let (cache, weights, node) = (Arc::clone(self), weights.clone(), node.to_owned());
         let address = address.to_owned();
         tokio::spawn(async move {
-            let answer = cache.agents.ensure(address, to_source(&weights)).await;
+            let message = EnsureModelRequest { source: Some(to_source(&weights)), look_only };
+            let answer = cache.agents.ensure(address, message).await;
             cache.end(&key(&weights), &question, |known| {
                 let answer = answer.unwrap_or_else(|status| EnsureModelResponse {
                     state: State::Failed.into(),
@@ -194,6 +195,7 @@ impl FactsCache {
                 let again = match answer.state() {
                     State::Present => RECHECK,
                     State::Failed => RETRY,
+                    State::Absent => Duration::ZERO,
                     _ => POLL,
                 };
                 known.places.insert(node, answer);
@@ -234,6 +236,25 @@ impl FactsCache {
 }
 
 impl Known {
+    /// Of these nodes the one to bring the weights to: where they are on their way already, else where nothing failed yet.
+    /// Nothing while it is not known of each whether it has them.
+    pub fn best_of(&self, nodes: &[String]) -> Option<String> {
+        if !nodes.iter().all(|node| self.places.contains_key(node)) {
+            return None;
+        }
+        let rank = |node: &&String| match self.places.get(*node).map(EnsureModelResponse::state) {
+            Some(State::Downloading | State::Queued) => 0,
+            Some(State::Failed) => 2,
+            _ => 1,
+        };
+        nodes.iter().min_by_key(rank).cloned()
+    }
+
+    /// Whether this node was asked and has nothing.
+    pub fn is_absent(&self, node: &str) -> bool {
+        self.places.get(node).is_some_and(|place| place.state() == State::Absent)
+    }
+
     /// The nodes that have all of the weights.
     pub fn nodes(&self) -> BTreeSet<String> {
         let present = self.places.iter().filter(|(_, answer)| answer.state() == State::Present);

@@ -132,6 +132,7 @@ impl Placement {
             }
             wait = match self.round().await {
                 Ok(next) => next.min(AT_LEAST_EVERY),
+                Err(error) if error.is_conflict() => PAUSE,
                 Err(error) => {
                     tracing::warn!(error = error.with_sources(), "placing models fails");
                     RETRY
@@ -187,18 +188,16 @@ impl Placement {
             let Some(asked) = &wished.asked else { continue };
             let agents = world.agents(&wished.wish.nodes);
             self.facts.describe(asked, agents.clone());
-            let wanted = match verdicts.get(&wished.wish.key) {
-                Some(Verdict::WaitingForWeights { nodes }) => nodes.first().cloned(),
-                // What is resident is looked at again now and then.
-                Some(verdict) => verdict.node().map(str::to_owned),
-                None => None,
+            let known = self.facts.known(asked);
+            let bring_to = match verdicts.get(&wished.wish.key) {
+                Some(Verdict::WaitingForWeights { nodes }) => known.best_of(nodes),
+                _ => None,
             };
-            // A node that may have the weights already costs one question.
-            let first = agents.iter().filter(|_| wished.wish.weights_on.is_empty()).map(|(node, _)| node.clone());
-            let hosts = wanted.into_iter().chain(first.filter(|_| wished.is_on_node()));
-            for node in hosts {
-                if let Some((_, address)) = agents.iter().find(|(name, _)| *name == node) {
-                    self.facts.ensure(&asked.weights, &node, address);
+            for (node, address) in &agents {
+                let look_only = bring_to.as_deref() != Some(node);
+                // Who is known to have nothing is not asked again for nothing.
+                if !look_only || !known.is_absent(node) {
+                    self.facts.ensure(&asked.weights, node, address, look_only);
                 }
             }
         }

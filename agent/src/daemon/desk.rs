@@ -46,14 +46,16 @@ pub struct Snapshot {
     pub read_at: Option<Timestamp>,
     /// The last reading.
     pub reading: Reading,
-    /// In use without any model.
-    pub baseline: Bytes,
+    /// In use without any model; `None` until the ledger says whether there are any.
+    pub baseline: Option<Bytes>,
     /// What must stay available.
     pub floors: Floors,
     /// Whether it does.
     pub pressure: Pressure,
     /// Who holds a grant.
     pub holders: Vec<Holder>,
+    /// Whether that are all: after the agent's start they need time to say that they are there.
+    pub is_settled: bool,
     /// How many wait for one.
     pub num_waiting: usize,
     /// How many grants were taken back.
@@ -109,7 +111,7 @@ pub struct Desk {
     reading: Reading,
     watch: Watch,
     baseline: Baseline,
-    baseline_bytes: Bytes,
+    baseline_now: Option<Bytes>,
     grants: Grants,
     answers: BTreeMap<u64, Answers>,
     ledger: Option<Ledger>,
@@ -127,10 +129,11 @@ impl Desk {
             looked: Instant::now(),
             read_at: None,
             reading,
-            baseline: Bytes(0),
+            baseline: None,
             floors,
             pressure: Pressure::None,
             holders: Vec::new(),
+            is_settled: false,
             num_waiting: 0,
             num_revoked: 0,
             ledger: None,
@@ -143,7 +146,7 @@ impl Desk {
             reading,
             watch: Watch::new(floors),
             baseline: Baseline::default(),
-            baseline_bytes: Bytes(0),
+            baseline_now: None,
             grants: Grants::default(),
             answers: BTreeMap::new(),
             ledger: None,
@@ -187,7 +190,7 @@ impl Desk {
         let (at, memory) = (self.now(), self.reading.memory);
         if self.ledger.is_some() {
             let used = memory.total.saturating_sub(memory.available);
-            self.baseline_bytes = self.baseline.step(at, used, self.quiet());
+            self.baseline_now = Some(self.baseline.step(at, used, self.quiet()));
         }
         let candidates = self.candidates();
         for taking in self.watch.step(Sample { at, available: memory.available }, &candidates) {
@@ -261,7 +264,12 @@ impl Desk {
             self.answers.remove(&grant); // superseded: its stream ends
             return;
         };
-        tracing::info!(model = entry.pod.model, grant, ?answer, "answered");
+        let model = &entry.pod.model;
+        match &answer {
+            Answer::Waiting { why, .. } => tracing::debug!(model, grant, why, "waits"),
+            Answer::Revoked { why } => tracing::warn!(model, grant, why, "takes memory back"),
+            answer => tracing::info!(model, grant, ?answer, "answered"),
+        }
         let message = messages::response(&answer, &entry.request);
         let is_sent = self.answers.get(&grant).is_some_and(|answers| answers.try_send(Ok(message)).is_ok());
         if !is_sent {
@@ -315,10 +323,11 @@ impl Desk {
             looked: Instant::now(),
             read_at: self.read_at,
             reading: self.reading,
-            baseline: self.baseline_bytes,
+            baseline: self.baseline_now,
             floors: self.watch.floors(),
             pressure: self.watch.pressure(),
             holders: self.grants.entries().filter(holds).map(holder).collect(),
+            is_settled: self.grants.is_settled(),
             num_waiting: self.grants.entries().filter(|entry| !holds(entry)).count(),
             num_revoked: self.num_revoked,
             ledger: self.ledger.clone(),

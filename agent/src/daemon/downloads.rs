@@ -104,26 +104,40 @@ impl Downloads {
         Self { shared: Arc::new(Shared { cache, hub, free, turn: Semaphore::new(1), jobs, shutdown }) }
     }
 
+    /// Says how far a model is, and brings nothing.
+    ///
+    /// # Errors
+    /// As [`Downloads::ensure`].
+    pub fn look(&self, source: &HubSource, files: &[String]) -> Result<EnsureModelResponse, Status> {
+        let job = Job::new(source, files);
+        if let Some(present) = self.present(&job)? {
+            return Ok(present);
+        }
+        let under_way = self.shared.jobs().get(&job).map(|tracked| tracked.response.clone());
+        Ok(under_way.unwrap_or(EnsureModelResponse { state: State::Absent.into(), ..EnsureModelResponse::default() }))
+    }
+
+    fn present(&self, job: &Job) -> Result<Option<EnsureModelResponse>, Status> {
+        let present = download::present(&self.shared.cache, &job.source, &job.files)
+            .map_err(|error| Status::failed_precondition(with_sources(&error)))?;
+        Ok(present.map(|present| EnsureModelResponse {
+            state: State::Present.into(),
+            bytes: present.bytes,
+            total_bytes: present.bytes,
+            digest: present.digest,
+            ..EnsureModelResponse::default()
+        }))
+    }
+
     /// Starts bringing a model, unless that is under way or done, and says how far it is.
     ///
     /// # Errors
     /// `FAILED_PRECONDITION` if the cache can't be read.
     pub fn ensure(&self, source: &HubSource, files: &[String]) -> Result<EnsureModelResponse, Status> {
-        let mut files = files.to_vec();
-        files.sort();
-        files.dedup();
-        let present = download::present(&self.shared.cache, source, &files)
-            .map_err(|error| Status::failed_precondition(with_sources(&error)))?;
-        if let Some(present) = present {
-            return Ok(EnsureModelResponse {
-                state: State::Present.into(),
-                bytes: present.bytes,
-                total_bytes: present.bytes,
-                digest: present.digest,
-                ..EnsureModelResponse::default()
-            });
+        let job = Job::new(source, files);
+        if let Some(present) = self.present(&job)? {
+            return Ok(present);
         }
-        let job = Job { source: source.clone(), files };
         let mut jobs = self.shared.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tracked) = jobs.get_mut(&job) {
             tracked.asked = Instant::now();
@@ -139,6 +153,15 @@ impl Downloads {
             runtime.block_on(shutdown.run_until_cancelled(shared.bring(job)))
         });
         Ok(response)
+    }
+}
+
+impl Job {
+    fn new(source: &HubSource, files: &[String]) -> Self {
+        let mut files = files.to_vec();
+        files.sort();
+        files.dedup();
+        Self { source: source.clone(), files }
     }
 }
 

@@ -190,6 +190,11 @@ impl Grants {
         self.entries.iter().map(|(grant, entry)| (*grant, entry))
     }
 
+    /// Whether everybody who held memory before the agent's start is here, or had time to be.
+    pub fn is_settled(&self) -> bool {
+        self.is_settled
+    }
+
     /// What the ledger says about a grant.
     pub fn reservation_of<'a>(&self, grant: u64, reservations: &'a [Reservation]) -> Option<&'a Reservation> {
         self.entries.get(&grant)?.reservations(reservations).next()

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kindling_api::{NodeDisplay, NodeEnvelope, NodeEnvelopeSpec, NodeEnvelopeStatus, NodeMemory};
+use kindling_envelope::Bytes;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -107,7 +108,7 @@ pub fn status(identity: &Identity, snapshot: &Snapshot) -> NodeEnvelopeStatus {
             available_bytes: memory.available.0,
             free_bytes: memory.free.0,
             free_in_large_blocks_bytes: snapshot.reading.large_blocks.unwrap_or_default().0,
-            baseline_bytes: snapshot.baseline.0,
+            baseline_bytes: snapshot.baseline.unwrap_or_default().0,
             swap_total_bytes: memory.swap_total.0,
             swap_used_bytes: memory.swap_used.0,
             floor_start_bytes: snapshot.floors.start.0,
@@ -147,6 +148,6 @@ pub async fn follow(client: Client, node: String, desk: DeskHandle, shutdown: Ca
 fn ledger(envelope: Option<NodeEnvelope>) -> Ledger {
     let Some(envelope) = envelope else { return Ledger::default() };
     let memory = envelope.status.and_then(|status| status.memory);
-    let published_baseline = memory.map(|memory| kindling_envelope::Bytes(memory.baseline_bytes));
+    let published_baseline = memory.map(|memory| Bytes(memory.baseline_bytes));
     Ledger { exists: true, reservations: envelope.spec.reservations, published_baseline }
 }

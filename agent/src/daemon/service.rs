@@ -73,7 +73,9 @@ impl Agent for AgentService {
         request: Request<EnsureModelRequest>,
     ) -> Result<Response<EnsureModelResponse>, Status> {
         self.gate.operator(request.metadata()).await?;
-        match source::check(request.into_inner().source, &self.allowed_host_path_prefixes)? {
+        let EnsureModelRequest { source, look_only } = request.into_inner();
+        match source::check(source, &self.allowed_host_path_prefixes)? {
+            LocalSource::Hub { source, files } if look_only => self.downloads.look(&source, &files).map(Response::new),
             LocalSource::Hub { source, files } => self.downloads.ensure(&source, &files).map(Response::new),
             LocalSource::Path(path) => messages::present_path(&path).map(Response::new),
         }

@@ -26,7 +26,7 @@ pub enum LocalSource {
 /// Checks a source. A path must exist, below one of the allowed folders, also where symbolic links lead.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT` naming the field, `PERMISSION_DENIED` for a path elsewhere, `NOT_FOUND`.
+/// `INVALID_ARGUMENT` naming the field, `NOT_FOUND`, or `FAILED_PRECONDITION` if the path can't be read.
 pub fn check(source: Option<ModelSource>, allowed_prefixes: &[PathBuf]) -> Result<LocalSource, Status> {
     match source.and_then(|source| source.source) {
         None => Err(Status::invalid_argument("source: is not set")),
@@ -49,7 +49,9 @@ fn check_path(path: &Path, allowed_prefixes: &[PathBuf]) -> Result<PathBuf, Stat
         return Err(Status::invalid_argument(format!("source.host_path: {shown} is not absolute or goes up")));
     }
     let prefix = allowed_prefixes.iter().find(|prefix| path.starts_with(prefix));
-    let outside = || Status::permission_denied(format!("{shown} is below no folder that the administrator allows"));
+    let outside = || {
+        Status::invalid_argument(format!("source.host_path: {shown} is below no folder that the administrator allows"))
+    };
     let prefix = prefix.ok_or_else(outside)?;
     let real = path.canonicalize().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Status::not_found(format!("{shown} does not exist on this node")),
@@ -98,9 +100,11 @@ mod tests {
         let model = allowed.join("model").canonicalize().unwrap();
         assert_eq!(of_path(&allowed.join("model"), &allowed), Ok(LocalSource::Path(model)));
         assert_eq!(code(allowed.join("absent")), Code::NotFound);
-        assert_eq!(code(allowed.join("link")), Code::PermissionDenied);
-        assert_eq!(code(root.join("secret")), Code::PermissionDenied);
-        assert_eq!(code(root.join("allowed-not")), Code::PermissionDenied);
+        for outside in [allowed.join("link"), root.join("secret"), root.join("allowed-not")] {
+            let (code, text) = of_path(&outside, &allowed).unwrap_err();
+            assert_eq!(code, Code::InvalidArgument);
+            assert!(text.contains("below no folder that the administrator allows"), "{text}");
+        }
         assert_eq!(code(allowed.join("../secret")), Code::InvalidArgument);
         assert_eq!(code(PathBuf::from("model")), Code::InvalidArgument);
         std::fs::remove_dir_all(root).unwrap();

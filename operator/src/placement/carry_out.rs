@@ -1,5 +1,6 @@
 //! Writes what was planned: ledgers by replace, then pods.
 
+use std::collections::BTreeSet;
 use std::error::Error as _;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -14,6 +15,9 @@ use super::read::World;
 use super::situation::Wished;
 use crate::build::{Allotment, pod, pod_name};
 use crate::config::OperatorConfig;
+
+/// As the schema of a NodeEnvelope allows.
+const MAX_NAMES_LENGTH: usize = 4096;
 
 /// A round could not be finished.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +54,11 @@ pub enum PlacementError {
 }
 
 impl PlacementError {
+    /// Whether somebody wrote a ledger meanwhile, its agent for example: the next round reads what is there now.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Ledger { source: kube::Error::Api(status), .. } if status.is_conflict())
+    }
+
     /// The error and what caused it, in one line.
     pub fn with_sources(&self) -> String {
         match self.source() {
@@ -67,8 +76,11 @@ pub async fn write_ledgers(client: &Client, world: &World, plan: &Plan) -> Resul
         let mut envelope = read.clone();
         envelope.spec.reservations =
             reservations.iter().map(|planned| to_written(planned, may_leave(world, planned))).collect();
+        let names: BTreeSet<&str> = reservations.iter().map(|planned| planned.name.as_str()).collect();
+        let names: String = names.into_iter().collect::<Vec<_>>().join(", ").chars().take(MAX_NAMES_LENGTH).collect();
+        envelope.spec.models = (!names.is_empty()).then_some(names);
         let sum: Bytes = reservations.iter().map(|planned| planned.terms.bytes).sum();
-        envelope.spec.reserved = Some(quantity(sum.0));
+        envelope.spec.reserved = (!reservations.is_empty()).then(|| quantity(sum.0));
         // The status is the agent's; a replace of the object leaves it alone.
         let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         let written = api.replace(node, &params, &envelope).await;

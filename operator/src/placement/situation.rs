@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use k8s_openapi::jiff::Timestamp;
-use kindling_api::{Activation as AskedActivation, ConditionType, LocalModel, MODEL_LABEL, MemoryPolicy, NodeEnvelope};
+use kindling_api::{
+    Activation as AskedActivation, ConditionType, LocalModel, MODEL_LABEL, MemoryPolicy, NodeEnvelope,
+    NodeEnvelopeStatus, Reservation as Written,
+};
 use kindling_envelope::ledger::{
     Activation, IN_USE_FOR, Measured, Need, NodeFacts, Plan, Pod as PlannedPod, PodPhase, Policy, Reservation,
     Situation, Terms, Wish, node_with,
@@ -39,13 +42,6 @@ pub struct Wished {
     pub model: Option<ValidatedModel>,
     /// What the agents are asked about it.
     pub asked: Option<Asked>,
-}
-
-impl Wished {
-    /// Whether its weights can only be found on nodes.
-    pub fn is_on_node(&self) -> bool {
-        matches!(self.asked, Some(Asked { weights: Weights::HostPath { .. }, .. }))
-    }
 }
 
 /// How a model is served, as it is asked for.
@@ -199,9 +195,20 @@ fn node_facts(world: &World, envelope: &NodeEnvelope, now: Timestamp) -> Option<
         pressure: status.pressure != kindling_api::Pressure::None,
         lost: !node.is_some_and(is_node_ready),
         cordoned: node.and_then(|node| node.spec.as_ref()?.unschedulable).unwrap_or(false),
-        reservations: envelope.spec.reservations.iter().map(to_planned).collect(),
+        reservations: envelope.spec.reservations.iter().map(|written| measured_of(world, written, &status)).collect(),
         name,
     })
+}
+
+/// A reservation, with what its process was last measured to hold: that much is awaited when it goes.
+fn measured_of(world: &World, written: &Written, status: &NodeEnvelopeStatus) -> Reservation {
+    let planned = to_planned(written);
+    let holder = status.holders.iter().find(|holder| {
+        let pod = world.pods.iter().find(|pod| pod.uid().as_deref() == Some(holder.pod_uid.as_str()));
+        pod.and_then(planned_pod).is_some_and(|pod| pod.key == planned.key)
+    });
+    let measured = holder.and_then(|holder| holder.measured).map(|terms| Bytes(terms.total_bytes));
+    Reservation { measured: measured.or(planned.measured), ..planned }
 }
 
 fn is_node_ready(node: &Node) -> bool {

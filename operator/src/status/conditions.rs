@@ -76,13 +76,16 @@ fn resolved(observed: &Observed) -> Verdict {
 fn downloaded(object: &LocalModel, observed: &Observed) -> Option<Verdict> {
     let outcome = observed.outcome.as_ref();
     let waits_on = match outcome.map(|outcome| &outcome.verdict) {
-        Some(Placed::WaitingForWeights { nodes }) => nodes.first().map(String::as_str),
+        Some(Placed::WaitingForWeights { nodes }) => observed.known.best_of(nodes).or_else(|| nodes.first().cloned()),
         _ => None,
     };
-    let node = observed.node.as_deref().or_else(|| outcome?.node.as_deref()).or(waits_on);
+    let node = observed.node.as_deref().or_else(|| outcome?.node.as_deref()).or(waits_on.as_deref());
     let place = node.and_then(|node| observed.known.places.get(node));
     let fails = |reason, message: &str| Verdict::fails(ConditionType::Downloaded, reason, message);
     Some(match place.map(|place| (place.state(), place)) {
+        Some((EnsureState::Absent, _)) if waits_on.is_some() => {
+            fails(Reason::Waiting, "the node's agent is told to bring them")
+        }
         Some((EnsureState::Queued, _)) => fails(Reason::Downloading, "another download of the node comes first"),
         Some((EnsureState::Downloading, place)) => fails(Reason::Downloading, &download_progress(place)),
         Some((EnsureState::Failed, place)) if observed.pod_name.is_none() => {

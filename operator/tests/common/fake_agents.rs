@@ -6,8 +6,8 @@ use futures::future::BoxFuture;
 use kindling_operator::agents::Agents;
 use kindling_proto::v1::ensure_model_response::State;
 use kindling_proto::v1::{
-    CacheLayers, DescribeModelRequest, DescribeModelResponse, EnsureModelResponse, ModelSource, PlannedActivations,
-    cache_layers,
+    CacheLayers, DescribeModelRequest, DescribeModelResponse, EnsureModelRequest, EnsureModelResponse,
+    PlannedActivations, cache_layers,
 };
 use tonic::Status;
 
@@ -60,7 +60,7 @@ impl Agents for FakeAgents {
         Box::pin(async { self.0.lock().unwrap().facts.clone() })
     }
 
-    fn ensure(&self, _: String, _: ModelSource) -> BoxFuture<'_, Result<EnsureModelResponse, Status>> {
+    fn ensure(&self, _: String, _: EnsureModelRequest) -> BoxFuture<'_, Result<EnsureModelResponse, Status>> {
         Box::pin(async { Ok(self.0.lock().unwrap().weights.clone()) })
     }
 }

@@ -1511,6 +1511,9 @@ pub mod cache_layers {
 pub struct EnsureModelRequest {
     #[prost(message, optional, tag = "1")]
     pub source: ::core::option::Option<ModelSource>,
+    /// Only say how far it is, and bring nothing.
+    #[prost(bool, tag = "2")]
+    pub look_only: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EnsureModelResponse {
@@ -1553,6 +1556,8 @@ pub mod ensure_model_response {
         Present = 3,
         /// The last try failed; it is tried again by itself.
         Failed = 4,
+        /// Not all of it is there, and nobody brings it.
+        Absent = 5,
     }
     impl State {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -1566,6 +1571,7 @@ pub mod ensure_model_response {
                 Self::Downloading => "STATE_DOWNLOADING",
                 Self::Present => "STATE_PRESENT",
                 Self::Failed => "STATE_FAILED",
+                Self::Absent => "STATE_ABSENT",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1576,6 +1582,7 @@ pub mod ensure_model_response {
                 "STATE_DOWNLOADING" => Some(Self::Downloading),
                 "STATE_PRESENT" => Some(Self::Present),
                 "STATE_FAILED" => Some(Self::Failed),
+                "STATE_ABSENT" => Some(Self::Absent),
                 _ => None,
             }
         }

@@ -17,11 +17,16 @@ use tonic::{Code, Request, Status, Streaming};
 
 use super::budget::Need;
 use super::gate::{GateError, Measured, MemoryGate};
+use super::process::process_bytes;
 
 /// Between two tries to reach the agent.
 const RETRY: Duration = Duration::from_secs(1);
 /// An agent that does not answer pings for two of these is gone.
 const KEEPALIVE: Duration = Duration::from_secs(10);
+/// How often the process is measured.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Smaller changes are no news, nor are those below 2 %.
+const NEWS_BYTES: u64 = 8 << 20;
 /// Messages that wait to be sent; there are three in a life.
 const QUEUE: usize = 4;
 
@@ -159,7 +164,16 @@ async fn stream_once(link: &Link) -> Result<(), Status> {
     let mut request = Request::new(ReceiverStream::new(receiver));
     request.metadata_mut().insert("authorization", bearer(&link.token_file).await?);
     let mut answers: Streaming<HoldResponse> = AgentClient::new(channel).hold(request).await?.into_inner();
-    while let Some(answer) = answers.message().await? {
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    loop {
+        let answer = tokio::select! {
+            answer = answers.message() => answer?,
+            _ = look.tick() => {
+                link.measure_again();
+                continue;
+            }
+        };
+        let Some(answer) = answer else { return Ok(()) };
         match answer.message {
             Some(Answer::Granted(_)) => {
                 link.state.send_replace(State::Granted);
@@ -172,7 +186,6 @@ async fn stream_once(link: &Link) -> Result<(), Status> {
             None => {}
         }
     }
-    Ok(())
 }
 
 async fn bearer(token_file: &Path) -> Result<MetadataValue<Ascii>, Status> {
@@ -183,6 +196,20 @@ async fn bearer(token_file: &Path) -> Result<MetadataValue<Ascii>, Status> {
 }
 
 impl Link {
+    /// Tells what the process takes by now, if that is another figure: a KV cache is in memory once it is used.
+    fn measure_again(&self) {
+        let mut measured = lock(&self.measured);
+        let (Some(last), Some(now)) = (measured.as_mut(), process_bytes()) else { return };
+        if now.abs_diff(last.process_bytes) < NEWS_BYTES.max(last.process_bytes / 50) {
+            return;
+        }
+        last.process_bytes = now;
+        if let Some(open) = &*lock(&self.open) {
+            // A full queue means that the last figure has not been sent yet.
+            let _ = open.try_send(measured_message(*last));
+        }
+    }
+
     fn first_messages(&self) -> Vec<HoldRequest> {
         let is_granted = self.is_granted();
         let measured = *lock(&self.measured);

@@ -36,9 +36,8 @@ struct Published {
 impl Pace {
     /// Whether the cluster should hear of this now.
     pub fn is_due(&self, at: Duration, snapshot: &Snapshot) -> bool {
-        if snapshot.read_at.is_none() && self.last.is_none() {
-            return false; // nothing was ever read
-        }
+        // What an earlier process of this agent published is replaced only by what is known as well.
+        let Some(baseline) = snapshot.baseline.filter(|_| snapshot.is_settled) else { return false };
         let Some(last) = &self.last else { return true };
         let exists = snapshot.ledger.as_ref().is_none_or(|ledger| ledger.exists);
         if last.pressure != snapshot.pressure || last.holders != snapshot.holders || (last.exists && !exists) {
@@ -54,7 +53,7 @@ impl Pace {
         let memory = snapshot.reading.memory;
         let threshold = CHANGE.min(memory.total.percent(1));
         let is_news = last.available.0.abs_diff(memory.available.0) >= threshold.0
-            || last.baseline.0.abs_diff(snapshot.baseline.0) >= threshold.0;
+            || last.baseline.0.abs_diff(baseline.0) >= threshold.0;
         let is_awaited = is_awaited(snapshot) && since >= AWAITED;
         is_awaited || (is_news && since >= SELDOM)
     }
@@ -65,7 +64,7 @@ impl Pace {
             at,
             is_read: snapshot.read_at.is_some(),
             available: snapshot.reading.memory.available,
-            baseline: snapshot.baseline,
+            baseline: snapshot.baseline.unwrap_or_default(),
             pressure: snapshot.pressure,
             holders: snapshot.holders.clone(),
             exists: snapshot.ledger.as_ref().is_some_and(|ledger| ledger.exists),
@@ -97,10 +96,11 @@ mod tests {
             looked: tokio::time::Instant::now(),
             read_at: Some(Timestamp::UNIX_EPOCH),
             reading: Reading { memory, ..Reading::default() },
-            baseline: Bytes(0),
+            baseline: Some(Bytes(0)),
             floors: Floors::of(total),
             pressure: Pressure::None,
             holders: Vec::new(),
+            is_settled: true,
             num_waiting: 0,
             num_revoked: 0,
             ledger: Some(Ledger { exists: true, ..Ledger::default() }),
@@ -170,7 +170,9 @@ mod tests {
             pod_gone_at: None,
         };
         let ledger = Ledger { exists: true, reservations: vec![releasing], published_baseline: None };
-        assert!(published().is_due(seconds(101), &Snapshot { ledger: Some(ledger.clone()), ..snapshot(Bytes::gib(60)) }));
+        assert!(
+            published().is_due(seconds(101), &Snapshot { ledger: Some(ledger.clone()), ..snapshot(Bytes::gib(60)) })
+        );
         let same = Snapshot { ledger: Some(ledger), ..snapshot(Bytes::gib(50)) };
         assert!(published().is_due(seconds(101), &same), "also that nothing came back yet");
     }
@@ -178,7 +180,14 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_not_told_and_gets_old() {
         let unread = Snapshot { read_at: None, ..snapshot(Bytes::gib(50)) };
-        assert!(!Pace::default().is_due(seconds(0), &unread));
         assert!(!published().is_due(seconds(1000), &unread));
+        let without_baseline = Snapshot { baseline: None, ..unread };
+        assert!(!Pace::default().is_due(seconds(0), &without_baseline));
+    }
+
+    #[test]
+    fn holders_are_told_only_when_all_had_time_to_come_back() {
+        let early = Snapshot { is_settled: false, ..snapshot(Bytes::gib(50)) };
+        assert!(!Pace::default().is_due(seconds(5), &early));
     }
 }
