@@ -16,7 +16,7 @@ fn path(path: impl Into<String>) -> Option<ModelSource> {
 #[tokio::test]
 async fn a_path_of_the_node_is_there_or_is_not() {
     let node = Node::start("path").await;
-    let ensure = |source| with_token(EnsureModelRequest { source }, "operator");
+    let ensure = |source| with_token(EnsureModelRequest { source, look_only: false }, "operator");
     let tiny = node.folder.join("models/tiny");
     std::fs::write(tiny.join("model.gguf"), b"GGUF").unwrap();
     let present = node.client().ensure_model(ensure(path(tiny.display().to_string()))).await.unwrap().into_inner();
@@ -33,7 +33,7 @@ async fn a_hub_that_cannot_be_reached_is_a_failure_with_a_reason() {
     let hub = HubModel { repo: "org/model".to_owned(), revision: "main".to_owned(), files: Vec::new() };
     let source = Some(ModelSource { source: Some(Source::Hub(hub)) });
     for _ in 0..200 {
-        let request = with_token(EnsureModelRequest { source: source.clone() }, "operator");
+        let request = with_token(EnsureModelRequest { source: source.clone(), look_only: false }, "operator");
         let response = node.client().ensure_model(request).await.unwrap().into_inner();
         if response.state() == State::Failed {
             assert!(response.message.contains("cannot reach http://127.0.0.1:9"), "{}", response.message);
@@ -48,7 +48,7 @@ async fn a_hub_that_cannot_be_reached_is_a_failure_with_a_reason() {
 async fn facts_come_from_whoever_reads_them_and_only_the_operator_gets_them() {
     let node = Node::start("facts").await;
     let tiny = node.folder.join("models/tiny").canonicalize().unwrap();
-    let request = || DescribeModelRequest { source: path(tiny.display().to_string()) };
+    let request = || DescribeModelRequest { source: path(tiny.display().to_string()), serving: None };
     let answer = node.client().describe_model(with_token(request(), "operator")).await.unwrap().into_inner();
     assert_eq!(answer.architecture, format!("Path({tiny:?})"));
     for (token, code) in [
@@ -59,7 +59,8 @@ async fn facts_come_from_whoever_reads_them_and_only_the_operator_gets_them() {
     ] {
         let refused = node.client().describe_model(with_token(request(), token)).await.unwrap_err();
         assert_eq!(refused.code(), code, "{token}");
-        let refused = node.client().ensure_model(with_token(EnsureModelRequest { source: None }, token)).await;
+        let refused =
+            node.client().ensure_model(with_token(EnsureModelRequest { source: None, look_only: false }, token)).await;
         assert_eq!(refused.unwrap_err().code(), code, "{token}");
     }
 }

@@ -24,7 +24,7 @@ use crate::config::OperatorConfig;
 use crate::dereference::References;
 use crate::facts::{Asked, FactsCache};
 use crate::observe::{Situation as PodSituation, situation as pod_situation};
-use crate::validate::{ValidatedModel, Weights, validate};
+use crate::validate::{ValidatedModel, validate};
 
 /// Longest context that is prepared unasked, in tokens; the runtime's own default.
 const DEFAULT_MAX_CONTEXT: u64 = 65_536;
