@@ -248,4 +248,4 @@ impl ValidateError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

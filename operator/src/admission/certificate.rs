@@ -153,3 +153,6 @@ impl std::fmt::Debug for Material {
         write!(out, "Material for {host} until {until}, authority until {authority_until}")
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -101,3 +101,6 @@ fn is_too_large_without_steps(object: &LocalModel, model: &ValidatedModel, facts
     least.activations = Activations::Planned { fixed: none, per_token: none, per_sequence: none };
     matches!(last.verdict(object, model, &least), Verdict::Refused { .. })
 }
+
+#[cfg(test)]
+mod tests;

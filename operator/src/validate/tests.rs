@@ -20,7 +20,7 @@ fn accepted() -> LocalModel {
     object
 }
 
-fn config() -> OperatorConfig {
+pub(crate) fn config() -> OperatorConfig {
     OperatorConfig {
         namespace: None,
         runtime_image: "kindling:test".to_owned(),
