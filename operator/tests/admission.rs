@@ -209,7 +209,7 @@ async fn denied_model_hears_what_the_condition_says() {
     let denied = webhook.ask(&client, &review("CREATE", &model("llama", &too_large), &Value::Null)).await;
     assert_eq!(denied["status"]["message"], json!(condition));
     let small = model("llama", &json!({ "serving": { "contextLength": 4096 } }));
-    // Asked of the agents for another length only: what is not certain is let in.
+    // Known for another length only, and that is not certain to be too large: let in.
     let warned = webhook.ask(&client, &review("CREATE", &small, &Value::Null)).await;
     assert_eq!((&warned["allowed"], &warned["warnings"]), (&json!(true), &json!([admission::decision::UNKNOWN])));
     let larger = model("llama", &json!({ "serving": { "contextLength": 500_000 } }));
@@ -221,14 +221,16 @@ async fn denied_model_hears_what_the_condition_says() {
 async fn certificate_is_exchanged_without_a_restart_and_shared_by_replicas() {
     let webhook = Webhook::serve().await;
     let (mut first, mut second) = (webhook.keeper(), webhook.keeper());
-    let made = Timestamp::now();
+    // The client has the real clock, so it was made a while ago.
+    let now = Timestamp::now();
+    let made = now - SERVING_TIME * 3 / 4;
     first.look(made).await.unwrap();
     let (kept, client) = (webhook.secret(), webhook.client());
     webhook.api.take_writes();
     second.look(made).await.unwrap();
     assert_eq!(webhook.api.take_writes(), Vec::<String>::new(), "what the first made is used");
 
-    second.look(made + SERVING_TIME * 3 / 4).await.unwrap();
+    second.look(now).await.unwrap();
     assert_eq!(webhook.api.take_writes(), ["PUT secrets/kindling-webhook-tls"]);
     let renewed = webhook.secret().data.unwrap();
     let kept = kept.data.unwrap();
@@ -237,7 +239,7 @@ async fn certificate_is_exchanged_without_a_restart_and_shared_by_replicas() {
 
     // Somebody took the bundle away, and the Secret with it.
     webhook.api.remove(SECRET);
-    first.look(made).await.unwrap();
+    first.look(now).await.unwrap();
     let renewed = webhook.secret().data.unwrap();
     assert!(renewed["ca.crt"] != kept["ca.crt"]);
     assert_eq!(webhook.bundle().as_ref(), Some(&renewed["ca.crt"]));
