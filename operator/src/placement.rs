@@ -42,7 +42,7 @@ const RETRY: Duration = Duration::from_secs(2);
 pub struct Outcome {
     /// Why it has memory or not.
     pub verdict: Verdict,
-    /// What it takes as it is asked for now, where that is known.
+    /// What it takes as it is asked for, where that is known.
     pub footprint: Option<Footprint>,
     /// Tokens per sequence as it is asked for now.
     pub context: Option<u64>,
