@@ -29,8 +29,8 @@ impl LastRound {
         Self { nodes, unmeasured, situation }
     }
 
-    /// What a round would say of this model, were it asked for as of then, wanted at once and with its weights at hand. What it
-    /// has of an earlier spec counts as gone, and its policy as `Enforce`: the answer is whether it fits.
+    /// What a round would say of this model, were it asked for then, wanted at once and with its weights at hand. What
+    /// it has of an earlier spec counts as gone, and its policy as `Enforce`: the answer is whether it fits.
     pub fn verdict(&self, object: &LocalModel, model: &ValidatedModel, facts: &Model) -> Verdict {
         let uid = &model.owner.uid;
         let mut situation = self.situation.clone();
