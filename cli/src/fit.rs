@@ -93,7 +93,7 @@ enum Output {
     Json,
 }
 
-/// Runs `kindling fit`.
+/// Runs `kindling fit`. Its exit status has a meaning of its own.
 pub async fn run(args: Args) -> ExitCode {
     let output = args.output;
     match answer(args).await {
