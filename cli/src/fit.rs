@@ -1,7 +1,7 @@
 //! `kindling fit`: what a model would take, and whether a machine has it. Reads heads of files, never weights.
 
 mod answer;
-mod machine;
+pub mod machine;
 mod manifest;
 pub mod source;
 mod text;

@@ -31,8 +31,8 @@ pub struct Verdict {
 pub fn of_observed(object: &LocalModel, observed: &Observed) -> Vec<Verdict> {
     let resolved = resolved(observed);
     let (downloaded, admitted) = (downloaded(object, observed), admitted(observed));
-    let before = [Some(&resolved), downloaded.as_ref(), admitted.as_ref()].into_iter().flatten();
-    let obstacle = before.filter(|verdict| verdict.status == ConditionStatus::False).next().cloned();
+    let before = [Some(&resolved), downloaded.as_ref(), admitted.as_ref()];
+    let obstacle = before.into_iter().flatten().find(|verdict| verdict.status == ConditionStatus::False).cloned();
     let [loaded, ready] = match (&observed.situation, obstacle) {
         (Situation::Unplaced, Some(obstacle)) => [
             Verdict::fails(ConditionType::Loaded, Reason::Waiting, "the weights and the memory come first"),
