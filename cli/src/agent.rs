@@ -1,5 +1,7 @@
 //! `kindling agent`: what runs once on each node of a cluster.
 
+mod node_facts;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,8 +10,8 @@ use kindling_agent::cache::Cache;
 use kindling_agent::daemon::{self, AgentConfig};
 use kindling_envelope::Bytes;
 
-use crate::node_facts::NodeFacts;
 use crate::{interrupt, logging};
+use node_facts::NodeFacts;
 
 /// Watch and grant the memory of one node, and fill its cache of weights.
 #[derive(clap::Args)]

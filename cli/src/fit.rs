@@ -1,7 +1,7 @@
 //! `kindling fit`: what a model would take, and whether a machine has it. Reads heads of files, never weights.
 
 mod answer;
-mod machine;
+pub mod machine;
 mod manifest;
 pub mod source;
 mod text;
@@ -93,7 +93,7 @@ enum Output {
     Json,
 }
 
-/// Runs `kindling fit`.
+/// Runs `kindling fit`. Its exit status has a meaning of its own.
 pub async fn run(args: Args) -> ExitCode {
     let output = args.output;
     match answer(args).await {

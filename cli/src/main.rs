@@ -14,7 +14,6 @@ mod gateway;
 mod interrupt;
 mod local_models;
 mod logging;
-mod node_facts;
 mod operator;
 mod pull;
 mod quantize;
@@ -50,7 +49,6 @@ async fn main() -> ExitCode {
         Command::Up(args) => up::run(args).await,
         Command::Cache(command) => cache::run(command),
         Command::Pull(args) => pull::run(args).await,
-        // Its exit status has a meaning of its own.
         Command::Fit(args) => return fit::run(args).await,
         Command::Quantize(args) => quantize::run(args).await,
         Command::Runtime(args) => runtime::run(args).await,

@@ -16,6 +16,7 @@ use kindling_runtime::{Runtime, RuntimeConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::bars::Bytes;
+use crate::fit::machine::Machine;
 use crate::runtime::{MachineArgs, bind};
 use crate::{interrupt, local_models, logging, pull};
 
@@ -148,6 +149,9 @@ fn runtime_config(model: &LocalModel, path: PathBuf, machine: &MachineArgs) -> a
         config.max_batched_tokens = tokens as usize;
     }
     machine.apply(&mut config)?;
+    // Read anew for every model: those before it are loaded by then.
+    let node = Machine::this()?.node;
+    config.memory_budget = Some(node.total.saturating_sub(node.system()).0);
     Ok(config)
 }
 

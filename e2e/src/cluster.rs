@@ -70,6 +70,11 @@ impl Cluster {
         Err(format!("helm: {said}\n{pods}"))
     }
 
+    /// A folder of the first node: as the node names it, and as this machine does.
+    pub fn node_folder(&self, name: &str) -> (PathBuf, PathBuf) {
+        (self.cache_path.join(name), self.cache_on_host.join(name))
+    }
+
     /// The gateway's address, as Kubernetes routes it.
     pub fn gateway_address(&self) -> String {
         let name = format!("{RELEASE}-gateway");

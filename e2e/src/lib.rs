@@ -11,6 +11,7 @@ mod chat;
 mod cluster;
 mod kubectl;
 mod process;
+mod simulator;
 mod stage;
 mod wait;
 
@@ -18,5 +19,6 @@ pub use chat::{Answer, Gateway};
 pub use cluster::Cluster;
 pub use kubectl::Kubectl;
 pub use process::{Process, processes_of_pod};
+pub use simulator::Simulator;
 pub use stage::{Stage, story};
 pub use wait::{Patience, until};

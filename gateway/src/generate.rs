@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt as _, StreamExt, TryStreamExt};
 use kindling_proto::v1::generate_request::Input;
 use kindling_proto::v1::generate_response::Event as Wire;
 use kindling_proto::v1::{self, FinishReason, GenerateRequest, GenerateResponse, TokenLogprob};
@@ -60,8 +60,10 @@ pub struct Delta {
 
 /// What to run.
 pub struct Job {
-    /// Ready when the model is, with what keeps it in use.
-    pub backend: Starting,
+    /// Finds the model, and waits for it where it has to be loaded first.
+    pub start: Starter,
+    /// How long a model is waited for again that leaves before it says anything; nothing where it is not worth it.
+    pub hold: Option<Duration>,
     /// One for each prompt.
     pub requests: Vec<GenerateRequest>,
     /// Choices for each prompt.
@@ -81,15 +83,25 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(200);
 /// How often a later prompt of a call asks for a place in a full queue.
 const QUEUE_PAUSE: Duration = Duration::from_millis(250);
 
-/// A model that may have to be loaded first.
+/// Finds a model.
+pub type Starter = Box<dyn Fn() -> Starting + Send + Sync>;
+
+/// A model that may have to be loaded first, with what keeps it in use.
 pub type Starting = BoxFuture<'static, Result<(Backend, Option<InUse>), ApiError>>;
+
+/// Before a model that left is looked for again: until then it is known to have left.
+const AGAIN_PAUSE: Duration = Duration::from_millis(250);
 
 type Responses = BoxStream<'static, Result<(u32, GenerateResponse), tonic::Status>>;
 
 /// A running job.
 pub struct Generation {
     /// Until the model is there.
-    starting: Option<(Starting, Vec<GenerateRequest>)>,
+    starting: Option<Starting>,
+    start: Starter,
+    requests: Vec<GenerateRequest>,
+    /// Until when the model is looked for again, if it says nothing before.
+    start_again_until: Option<Instant>,
     responses: Responses,
     _in_use: Option<InUse>,
     n: u32,
@@ -105,13 +117,16 @@ pub struct Generation {
 impl Generation {
     /// Starts the job; the requests go out when the first event is asked for.
     pub fn start(job: Job) -> Self {
-        let Job { backend, requests, n, form_field, deadline, closing, record } = job;
+        let Job { start, hold, requests, n, form_field, deadline, closing, record } = job;
         let is_chat = requests.iter().any(|request| matches!(request.input, Some(Input::Chat(_))));
         let prompt_field = if is_chat { "messages" } else { "prompt" };
         let unfinished = requests.len() as u32 * n;
         let tokens = Tokens::new(record, unfinished);
         Self {
-            starting: Some((backend, requests)),
+            starting: Some(start()),
+            start,
+            requests,
+            start_again_until: hold.map(|hold| Instant::now() + hold),
             responses: stream::empty().boxed(),
             _in_use: None,
             n,
@@ -144,9 +159,19 @@ impl Generation {
             let response = match response {
                 Err(_) => return Some(Err(took_too_long())),
                 Ok(None) => return Some(Err(broken("it stopped before the end"))),
-                Ok(Some(Err(status))) => return Some(Err(self.failure(status))),
+                Ok(Some(Err(status))) => {
+                    let error = self.failure(status);
+                    if !self.begin_again(&error) {
+                        return Some(Err(error));
+                    }
+                    match self.start_responses().await {
+                        Ok(()) => continue,
+                        Err(error) => return Some(Err(error)),
+                    }
+                }
                 Ok(Some(Ok(response))) => response,
             };
+            self.start_again_until = None;
             match self.translate(response) {
                 Ok(None) => {}
                 Ok(Some(event)) => return Some(Ok(event)),
@@ -157,18 +182,37 @@ impl Generation {
 
     /// Waits for the model and sends the requests, once. Can be given up and called again.
     async fn start_responses(&mut self) -> Result<(), ApiError> {
-        let Some((starting, _)) = &mut self.starting else { return Ok(()) };
+        let Some(starting) = &mut self.starting else { return Ok(()) };
         let started = tokio::select! {
             () = self.closing.cancelled() => return Err(shutting_down()),
             started = tokio::time::timeout_at(self.deadline, starting) => started,
         };
         let (backend, in_use) = started.map_err(|_| took_too_long())??;
-        let (_, requests) = self.starting.take().expect("it should still be starting");
+        self.starting = None;
         self._in_use = in_use;
-        self.responses = stream::iter((0..).zip(requests))
+        self.responses = stream::iter((0..).zip(self.requests.clone()))
             .flat_map_unordered(PROMPTS_AT_ONCE, move |(prompt, request)| responses(&backend, prompt, request))
             .boxed();
         Ok(())
+    }
+
+    /// A model that is loaded for requests may leave for another just when a request comes: as long as it has said
+    /// nothing, the request waits for it to come back.
+    fn begin_again(&mut self, error: &ApiError) -> bool {
+        let is_worth_it = self.start_again_until.is_some_and(|until| Instant::now() < until);
+        if error.kind != ErrorKind::ModelUnavailable || !is_worth_it {
+            return false;
+        }
+        let again = (self.start)();
+        self.responses = stream::empty().boxed();
+        self.starting = Some(
+            async move {
+                tokio::time::sleep(AGAIN_PAUSE).await;
+                again.await
+            }
+            .boxed(),
+        );
+        true
     }
 
     fn failure(&self, status: tonic::Status) -> ApiError {

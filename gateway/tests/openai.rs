@@ -8,6 +8,7 @@ mod harness;
 #[allow(dead_code, clippy::unwrap_used, reason = "a test may panic, and uses some of it")]
 mod tiny_model;
 
+mod openai_activation;
 mod openai_chat;
 mod openai_cluster;
 mod openai_completions;

@@ -42,9 +42,9 @@ const RETRY: Duration = Duration::from_secs(2);
 pub struct Outcome {
     /// Why it has memory or not.
     pub verdict: Verdict,
-    /// What it takes as it is asked for, where that is known.
+    /// What it takes as it is asked at present, where that is known.
     pub footprint: Option<Footprint>,
-    /// Tokens per sequence as it is asked for now.
+    /// Tokens per sequence as it is asked at present.
     pub context: Option<u64>,
     /// What the node has that the verdict is about, or the one with most room.
     pub room: Option<Room>,

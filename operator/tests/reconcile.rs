@@ -85,7 +85,12 @@ impl Scenario {
 
     /// What the agent writes: memory in all, and available.
     fn node_has(&self, total: u64, available: u64) {
-        let now = k8s_openapi::jiff::Timestamp::now();
+        self.node_has_in(0, total, available);
+    }
+
+    /// What it writes so many seconds later: by a measurement that is younger than what happened until now.
+    fn node_has_in(&self, seconds: i64, total: u64, available: u64) {
+        let now = k8s_openapi::jiff::Timestamp::now() + k8s_openapi::jiff::SignedDuration::from_secs(seconds);
         let found = self.api.get(ENVELOPE);
         let spec = found.as_ref().map_or_else(|| json!({}), |found| found["spec"].clone());
         let version = found.map_or_else(|| json!("1"), |found| found["metadata"]["resourceVersion"].clone());
@@ -333,7 +338,7 @@ async fn changed_spec_deletes_the_pod_awaits_its_memory_and_creates_the_next() {
     scenario.settle().await.unwrap();
     assert!(!scenario.api.take_writes().contains(&"POST pods".to_owned()), "its memory is not measured to be back");
     assert_eq!(scenario.ledger(), ["models/smollm2 Releasing"]);
-    scenario.node_has(24 << 30, 22 << 30);
+    scenario.node_has_in(5, 24 << 30, 23 << 30);
     scenario.settle().await.unwrap();
     assert!(scenario.api.take_writes().contains(&"POST pods".to_owned()));
 }

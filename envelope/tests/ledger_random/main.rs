@@ -105,10 +105,14 @@ fn no_set_of_models_is_ever_over_committed_lost_or_left_waiting() {
             println!("KINDLING_LEDGER_SETS=1 KINDLING_LEDGER_SEED={seed} shows it again");
             resume_unwind(panic)
         });
+        if figures.over_commitments.get() > 0 {
+            println!("KINDLING_LEDGER_SETS=1 KINDLING_LEDGER_SEED={seed} shows it again");
+        }
         sum.add(&figures);
     }
     println!("{sum}");
     println!("{:.1} s", started.elapsed().as_secs_f64());
+    assert_eq!(sum.over_commitments.get(), 0, "a ledger promised more than its machine has");
     assert!(
         sets < 500 || sum.evictions > 0 && sum.adopted > 0 && sum.crashes > 0 && sum.timed_out > 0,
         "too little happened"

@@ -1,6 +1,7 @@
 //! The simulated world: machines, what processes really hold, and what the API server shows of it. Plain numbers: bytes
 //! are `u64`, times are milliseconds.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -137,6 +138,9 @@ pub struct Figures {
     pub disturbances: u64,
     pub served: u64,
     pub longest_head_wait: u64,
+    /// How often a ledger was summed, and how often the sum was more than the machine has.
+    pub sums: Cell<u64>,
+    pub over_commitments: Cell<u64>,
 }
 
 pub struct World {
@@ -170,6 +174,8 @@ impl Figures {
         self.crashes += other.crashes;
         self.disturbances += other.disturbances;
         self.served += other.served;
+        self.sums.set(self.sums.get() + other.sums.get());
+        self.over_commitments.set(self.over_commitments.get() + other.over_commitments.get());
         self.longest_head_wait = self.longest_head_wait.max(other.longest_head_wait);
     }
 }
@@ -183,7 +189,9 @@ impl fmt::Display for Figures {
         let Self { refused, overridden, adopted, crashes, disturbances, longest_head_wait, .. } = self;
         writeln!(out, "{refused} plans that refused a model, {overridden} that overrode; {adopted} pods adopted")?;
         writeln!(out, "{crashes} crashes of the operator, {disturbances} other accidents and changes")?;
-        write!(out, "over-commitments 0, longest wait of a head of the queue {} s", longest_head_wait / SECOND)
+        let (sums, over_commitments) = (self.sums.get(), self.over_commitments.get());
+        writeln!(out, "over-commitments {over_commitments} of {sums} ledgers summed")?;
+        write!(out, "longest wait of a head of the queue {} s", longest_head_wait / SECOND)
     }
 }
 

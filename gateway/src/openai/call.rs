@@ -13,7 +13,7 @@ use super::object::Object;
 use super::params::{Params, Valid};
 use crate::body;
 use crate::error::{ApiError, ErrorKind};
-use crate::generate::{Generation, Job};
+use crate::generate::{Generation, Job, Starter};
 use crate::observe::{Record, new_id};
 use crate::router::App;
 
@@ -69,12 +69,10 @@ pub fn start(
     let (form_field, structured_output) = form.map(|form| (form.field, form.structured_output)).unzip();
     let found = app.routes.table().resolve(&model)?;
     record.set_model(&found);
-    let in_use = app.activation.begin(&found);
     if !found.is_activated() {
         found.backend()?;
     }
-    let (routes, activation, name) = (Arc::clone(&app.routes), Arc::clone(&app.activation), model.clone());
-    let backend = async move { Ok((activation.backend(&routes, &name, in_use.as_ref()).await?, in_use)) };
+    let start = starter(app, &model);
     let id = new_id(id_prefix);
     let request = |(idx, input)| GenerateRequest {
         request_id: if idx == 0 { id.clone() } else { format!("{id}-{idx}") },
@@ -90,8 +88,8 @@ pub fn start(
     tracing::debug!(request_id = record.request_id, id, model = found.canonical, "request goes to the runtime");
     let num_choices = requests.len() as u32 * n;
     let (deadline, closing) = (app.timeouts.request, app.closing.clone());
-    let backend = backend.boxed();
-    let job = Job { backend, requests, n, form_field, deadline, closing, record: record.clone() };
+    let hold = found.is_activated().then_some(app.timeouts.hold);
+    let job = Job { start, hold, requests, n, form_field, deadline, closing, record: record.clone() };
     Ok(Answer {
         head: Head { id, created: now(), model, include_usage: include_usage || app.force_include_usage },
         is_stream,
@@ -100,6 +98,19 @@ pub fn start(
         record,
         stream_open: app.timeouts.stream_open,
         keepalive: app.timeouts.keepalive,
+    })
+}
+
+/// Finds the model again and again, whenever it has to be found: one that is loaded for requests may have left meanwhile.
+fn starter(app: &App, name: &str) -> Starter {
+    let (routes, activation, name) = (Arc::clone(&app.routes), Arc::clone(&app.activation), name.to_owned());
+    Box::new(move || {
+        let (routes, activation, name) = (Arc::clone(&routes), Arc::clone(&activation), name.clone());
+        async move {
+            let in_use = activation.begin(&*routes.table().resolve(&name)?);
+            Ok((activation.backend(&routes, &name, in_use.as_ref()).await?, in_use))
+        }
+        .boxed()
     })
 }
 

@@ -34,11 +34,11 @@ struct Entry {
     context_length: Option<u32>,
 }
 
-/// Every model that answers, under its name and its aliases.
+/// Every model that answers, now or once it was loaded for a request, under its name and its aliases.
 pub async fn list(State(app): State<App>) -> Result<Response, ApiError> {
     let table = app.routes.table();
-    let ready = table.models.iter().filter(|model| model.is_ready());
-    let entries = future::join_all(ready.map(|model| async {
+    let answering = table.models.iter().filter(|model| model.is_ready() || model.is_activated());
+    let entries = future::join_all(answering.map(|model| async {
         let entry = entry(&app, model, &model.id).await;
         let aliases = table.aliases(model).map(|alias| Entry { id: alias.to_owned(), ..entry.clone() });
         let mut entries: Vec<Entry> = aliases.collect();
@@ -56,7 +56,9 @@ pub async fn retrieve(
 ) -> Result<Response, ApiError> {
     let model = app.routes.table().resolve(&id)?;
     record.set_model(&model);
-    model.backend()?;
+    if !model.is_activated() {
+        model.backend()?;
+    }
     body::json(&entry(&app, &model, &id).await)
 }
 
