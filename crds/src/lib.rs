@@ -22,8 +22,8 @@ pub use local_model::{
     MemoryPolicy, Placement, Serving, Source,
 };
 pub use names::{
-    AGENT_AUDIENCE, AGENT_PORT, API_GROUP, DIGEST_ANNOTATION, FETCH_CONTAINER, GRPC_PORT, GRPC_PORT_NAME, MANAGER,
-    METRICS_PORT, METRICS_PORT_NAME, MODEL_LABEL, RUNTIME_CONTAINER, TERMS_ANNOTATION, use_lease_name,
+    AGENT_AUDIENCE, AGENT_PORT, API_GROUP, DIGEST_ANNOTATION, GRPC_PORT, GRPC_PORT_NAME, MANAGER, METRICS_PORT,
+    METRICS_PORT_NAME, MODEL_LABEL, RUNTIME_CONTAINER, TERMS_ANNOTATION, use_lease_name,
 };
 pub use node_envelope::{
     Holder, MeasuredTerms, NodeDisplay, NodeEnvelope, NodeEnvelopeSpec, NodeEnvelopeStatus, NodeMemory, Pressure,

@@ -26,9 +26,6 @@ pub const AGENT_PORT: u16 = 9402;
 /// Field manager of everything the operator applies, and value of `app.kubernetes.io/managed-by`.
 pub const MANAGER: &str = "kindling-operator";
 
-/// The init container of a model's pod that brings the weights into the cache.
-pub const FETCH_CONTAINER: &str = "fetch";
-
 /// The container of a model's pod that serves the model.
 pub const RUNTIME_CONTAINER: &str = "runtime";
 

@@ -22,6 +22,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::OperatorConfig;
+use carry_out::Failures;
+
 use crate::facts::{Asked, Facts, FactsCache, Known};
 use crate::validate::Weights;
 
@@ -50,6 +52,8 @@ pub struct Outcome {
     pub room: Option<Room>,
     /// Where its pod is to be, and is.
     pub node: Option<String>,
+    /// Why its pod could not be made or deleted.
+    pub failure: Option<String>,
 }
 
 /// Memory of one node.
@@ -169,13 +173,22 @@ impl Placement {
         for change in &plan.changes {
             tracing::info!(node = change.node, model = change.name, step = ?change.step, "ledger");
         }
-        carry_out::write_ledgers(&self.client, &world, &plan).await?;
-        carry_out::pods(&self.client, &self.config, &world, &wished, &plan).await?;
+        let failures = carry_out::carry_out(&self.client, &self.config, (&world, &wished), &plan).await;
         self.ask_agents(&world, &wished, &plan.verdicts);
-        self.publish(&wished, situation::outcomes(&situation, &wished, &plan));
+        let mut outcomes = situation::outcomes(&situation, &wished, &plan);
+        for (key, error) in &failures.pods {
+            if let Some(outcome) = outcomes.get_mut(ledger::split_key(key).0) {
+                outcome.failure = Some(error.with_sources());
+            }
+        }
+        self.publish(&wished, outcomes);
         let soon = plan.look_again.map(|at| at.since(situation.now)).unwrap_or(AT_LEAST_EVERY);
         let last_round = LastRound::new(world.nodes, &world.envelopes, situation);
         *lock(&self.last_round) = Some(Arc::new(last_round));
+        let Failures { ledgers, pods } = failures;
+        if let Some(error) = ledgers.into_values().chain(pods.into_values()).next() {
+            return Err(error);
+        }
         Ok(if plan.ledgers.is_empty() && plan.pods.is_empty() { soon.max(PAUSE) } else { PAUSE })
     }
 

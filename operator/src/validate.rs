@@ -27,8 +27,6 @@ pub struct ValidatedModel {
     pub namespace: String,
     /// Makes what is built a child of the LocalModel.
     pub owner: OwnerReference,
-    /// Whether a pod should run.
-    pub is_running: bool,
     /// What the pod is made from.
     pub inputs: PodInputs,
 }
@@ -162,7 +160,7 @@ pub fn validate(
         tolerations: spec.placement.tolerations.clone(),
         runtime_class_name: spec.placement.runtime_class_name.clone(),
     };
-    Ok(ValidatedModel { name, namespace, owner, is_running: spec.replicas > 0, inputs })
+    Ok(ValidatedModel { name, namespace, owner, inputs })
 }
 
 fn validate_name(object: &LocalModel) -> Result<String, ValidateError> {

@@ -396,6 +396,10 @@ async fn pod_that_is_refused_is_tried_again_and_keeps_its_memory() {
     let error = scenario.settle().await.unwrap_err();
     assert!(error.contains("creating pod smollm2-0") && error.contains("exceeded quota: models"), "{error}");
     assert_eq!(scenario.ledger(), ["models/smollm2 Pending"]);
+    scenario.reconcile().await.unwrap();
+    assert_eq!(scenario.reason(), "ApplyFailed");
+    let status = scenario.model().status.unwrap();
+    assert!(status.condition(ConditionType::Ready).unwrap().message.contains("exceeded quota: models"));
 }
 
 #[tokio::test]

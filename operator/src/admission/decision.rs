@@ -53,7 +53,7 @@ pub fn decide(
         Ok(model) => model,
         Err(refusal) => return Decision::Denied(refusal.to_string()),
     };
-    if !model.is_running || object.spec.lifecycle.activation == Activation::Suspended {
+    if object.spec.replicas == 0 || object.spec.lifecycle.activation == Activation::Suspended {
         return Decision::Allowed; // asks for no memory
     }
     let (facts, is_exact) = match known(&model.asked()) {

@@ -1,6 +1,6 @@
 //! Writes what was planned: ledgers by replace, then pods.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -10,7 +10,7 @@ use kindling_envelope::ledger::{Plan, PodStep, Reservation, State};
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
 
-use super::ledger::{split_key, to_written};
+use super::ledger::{split_key, to_planned, to_written};
 use super::read::World;
 use super::situation::Wished;
 use crate::build::{Allotment, pod, pod_name};
@@ -68,25 +68,66 @@ impl PlacementError {
     }
 }
 
-/// Replaces every ledger that changes, on the condition that it is as it was read.
-pub async fn write_ledgers(client: &Client, world: &World, plan: &Plan) -> Result<(), PlacementError> {
-    let api = Api::<NodeEnvelope>::all(client.clone());
+/// What of a plan could not be carried out; the rest was.
+#[derive(Debug, Default)]
+pub struct Failures {
+    /// By node: its ledger is not written, and its pods are left alone.
+    pub ledgers: BTreeMap<String, PlacementError>,
+    /// By key of the copy.
+    pub pods: BTreeMap<String, PlacementError>,
+}
+
+/// Writes the ledgers, then makes and deletes pods. What fails for one model or node harms no other.
+pub async fn carry_out(
+    client: &Client,
+    config: &OperatorConfig,
+    (world, wished): (&World, &[Wished]),
+    plan: &Plan,
+) -> Failures {
+    let mut failures = Failures::default();
     for (node, reservations) in &plan.ledgers {
-        let Some(read) = world.envelopes.iter().find(|envelope| envelope.name_any() == *node) else { continue };
-        let mut envelope = read.clone();
-        envelope.spec.reservations =
-            reservations.iter().map(|planned| to_written(planned, may_leave(world, planned))).collect();
-        let names: BTreeSet<&str> = reservations.iter().map(|planned| planned.name.as_str()).collect();
-        let names: String = names.into_iter().collect::<Vec<_>>().join(", ").chars().take(MAX_NAMES_LENGTH).collect();
-        envelope.spec.models = (!names.is_empty()).then_some(names);
-        let sum: Bytes = reservations.iter().map(|planned| planned.terms.bytes).sum();
-        envelope.spec.reserved = (!reservations.is_empty()).then(|| quantity(sum.0));
-        // The status is the agent's; a replace of the object leaves it alone.
-        let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
-        let written = api.replace(node, &params, &envelope).await;
-        written.map_err(|source| PlacementError::Ledger { node: node.clone(), source })?;
+        if let Err(error) = write_ledger(client, world, node, reservations).await {
+            failures.ledgers.insert(node.clone(), error);
+        }
     }
-    Ok(())
+    for step in &plan.pods {
+        let (PodStep::Make { node, key } | PodStep::Delete { node, key }) = step;
+        // Its ledger is not as it was read: the next round decides anew.
+        if failures.ledgers.contains_key(node) {
+            continue;
+        }
+        let taken = match step {
+            PodStep::Delete { .. } => delete(client, world, node, key).await,
+            PodStep::Make { .. } => make_reserved(client, config, (world, wished), node, key).await,
+        };
+        if let Err(error) = taken {
+            failures.pods.insert(key.clone(), error);
+        }
+    }
+    failures
+}
+
+/// Replaces a ledger, on the condition that it is as it was read.
+async fn write_ledger(
+    client: &Client,
+    world: &World,
+    node: &str,
+    reservations: &[Reservation],
+) -> Result<(), PlacementError> {
+    let api = Api::<NodeEnvelope>::all(client.clone());
+    let Some(read) = world.envelopes.iter().find(|envelope| envelope.name_any() == node) else { return Ok(()) };
+    let mut envelope = read.clone();
+    envelope.spec.reservations =
+        reservations.iter().map(|planned| to_written(planned, may_leave(world, planned))).collect();
+    let names: BTreeSet<&str> = reservations.iter().map(|planned| planned.name.as_str()).collect();
+    let names: String = names.into_iter().collect::<Vec<_>>().join(", ").chars().take(MAX_NAMES_LENGTH).collect();
+    envelope.spec.models = (!names.is_empty()).then_some(names);
+    let sum: Bytes = reservations.iter().map(|planned| planned.terms.bytes).sum();
+    envelope.spec.reserved = (!reservations.is_empty()).then(|| quantity(sum.0));
+    // The status is the agent's; a replace of the object leaves it alone.
+    let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+    let written = api.replace(node, &params, &envelope).await;
+    written.map(drop).map_err(|source| PlacementError::Ledger { node: node.to_owned(), source })
 }
 
 /// Bytes as people read them in Kubernetes.
@@ -105,30 +146,23 @@ fn may_leave(world: &World, planned: &Reservation) -> bool {
     model.is_none_or(|model| model.spec.lifecycle.activation != kindling_api::Activation::Always)
 }
 
-/// Makes and deletes pods.
-pub async fn pods(
+/// Makes a pod for a reservation that was read.
+async fn make_reserved(
     client: &Client,
     config: &OperatorConfig,
-    world: &World,
-    wished: &[Wished],
-    plan: &Plan,
+    (world, wished): (&World, &[Wished]),
+    node: &str,
+    key: &str,
 ) -> Result<(), PlacementError> {
-    for step in &plan.pods {
-        match step {
-            PodStep::Delete { node, key } => delete(client, world, node, key).await?,
-            PodStep::Make { node, key } => {
-                let wished = wished.iter().find(|wished| wished.wish.key == *key);
-                let held = world.envelopes.iter().find(|envelope| envelope.name_any() == *node).and_then(|envelope| {
-                    let mut planned = envelope.spec.reservations.iter().map(super::ledger::to_planned);
-                    planned.find(|held| held.key == *key && held.state == State::Pending)
-                });
-                if let (Some(wished), Some(held)) = (wished, held) {
-                    make(client, config, wished, &held, node).await?;
-                }
-            }
-        }
+    let wished = wished.iter().find(|wished| wished.wish.key == key);
+    let held = world.envelopes.iter().find(|envelope| envelope.name_any() == node).and_then(|envelope| {
+        let mut planned = envelope.spec.reservations.iter().map(to_planned);
+        planned.find(|held| held.key == key && held.state == State::Pending)
+    });
+    match (wished, held) {
+        (Some(wished), Some(held)) => make(client, config, wished, &held, node).await,
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 async fn make(

@@ -286,6 +286,7 @@ pub fn outcomes(situation: &Situation, wished: &[Wished], plan: &Plan) -> BTreeM
             context: need.map(|need| need.serving.context),
             room: facts.map(|facts| room(facts, plan)),
             node,
+            failure: None,
         };
         outcomes.entry(split_key(&wished.wish.key).0.to_owned()).or_insert(outcome);
     }

@@ -51,6 +51,10 @@ fn of_pod(situation: &Situation, observed: &Observed) -> [Verdict; 2] {
             fails(ConditionType::Loaded, Reason::CrashLoop, &message)
         }
         before_start => {
+            let failure = observed.outcome.as_ref().and_then(|outcome| outcome.failure.as_deref());
+            if let (Situation::Unplaced, Some(failure)) = (before_start, failure) {
+                return fails(ConditionType::Loaded, Reason::ApplyFailed, failure);
+            }
             let (reason, message) = of_waiting_pod(before_start);
             fails(ConditionType::Loaded, reason, &message)
         }

@@ -42,7 +42,7 @@ fn outcome(verdict: Verdict) -> Outcome {
         runtime: Bytes::mib(64),
         load_transient: Bytes::mib(9),
     };
-    Outcome { verdict, footprint: Some(footprint), context: Some(4096), room: None, node }
+    Outcome { verdict, footprint: Some(footprint), context: Some(4096), room: None, node, failure: None }
 }
 
 fn unplaced(verdict: Verdict) -> Result<Observed, Error> {
