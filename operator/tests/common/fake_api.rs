@@ -143,11 +143,29 @@ impl State {
             object["status"] = body["status"].take();
             return respond(StatusCode::OK, object);
         }
+        if body.get("webhooks").is_some() {
+            return self.merge_webhooks(path, &body);
+        }
         if body["kind"] == "Service" {
             body["spec"]["clusterIP"] = json!("10.96.0.7");
         }
         self.objects.insert(path.to_owned(), body.clone());
         respond(StatusCode::OK, &body)
+    }
+}
+
+impl State {
+    /// A strategic merge, as far as webhooks go: by name, and only what is named.
+    fn merge_webhooks(&mut self, path: &str, body: &Value) -> Response<Body> {
+        let found = self.objects.get_mut(path).unwrap();
+        for change in body["webhooks"].as_array().unwrap() {
+            let webhooks = found["webhooks"].as_array_mut().unwrap();
+            let webhook = webhooks.iter_mut().find(|webhook| webhook["name"] == change["name"]).unwrap();
+            for (name, value) in change["clientConfig"].as_object().unwrap() {
+                webhook["clientConfig"][name] = value.clone();
+            }
+        }
+        respond(StatusCode::OK, found)
     }
 }
 
