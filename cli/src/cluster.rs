@@ -63,7 +63,8 @@ pub async fn read(client: &Client, namespace: Option<&str>) -> anyhow::Result<Fo
 /// # Errors
 /// If no agent measures such a node; names those that are measured.
 pub async fn node(client: &Client, name: &str) -> anyhow::Result<NodeEnvelope> {
-    let nodes = Api::<NodeEnvelope>::all(client.clone()).list(&ListParams::default()).await.context("list the nodes")?;
+    let nodes =
+        Api::<NodeEnvelope>::all(client.clone()).list(&ListParams::default()).await.context("list the nodes")?;
     let names: Vec<String> = nodes.iter().map(ResourceExt::name_any).collect();
     let found = nodes.into_iter().find(|node| node.name_any() == name);
     found.with_context(|| match names.as_slice() {

@@ -67,10 +67,8 @@ impl Machine {
             priority: held.priority,
             may_leave: held.may_leave,
         });
-        let node = Node {
-            residents: residents.collect(),
-            ..node(Bytes(memory.total_bytes), Bytes(memory.baseline_bytes))
-        };
+        let node =
+            Node { residents: residents.collect(), ..node(Bytes(memory.total_bytes), Bytes(memory.baseline_bytes)) };
         Ok(Self { node, name: Name::Node(name) })
     }
 }

@@ -76,8 +76,7 @@ fn rows_of(found: &Found, model: &LocalModel) -> Vec<Vec<String>> {
         before.into_iter().chain([name.to_owned()]).chain(terms).collect::<Vec<_>>()
     };
     let predicted = envelope.predicted.map(|it| {
-        let terms =
-            [it.weights_bytes, it.kv_cache_bytes, it.activations_bytes, it.runtime_bytes, it.total_bytes];
+        let terms = [it.weights_bytes, it.kv_cache_bytes, it.activations_bytes, it.runtime_bytes, it.total_bytes];
         row(first.clone(), "predicted", terms)
     });
     let measured = envelope.measured.map(|it| {
