@@ -57,11 +57,7 @@ pub fn weights_volume(
     let volume_name = format!("kindling-{}", digest(model, node, config));
     let path = folder_on_node(&model.inputs.weights, config).display().to_string();
     let volume = PersistentVolume {
-        metadata: ObjectMeta {
-            name: Some(volume_name.clone()),
-            labels: Some(labels(model)),
-            ..ObjectMeta::default()
-        },
+        metadata: ObjectMeta { name: Some(volume_name.clone()), labels: Some(labels(model)), ..ObjectMeta::default() },
         spec: Some(PersistentVolumeSpec {
             capacity: Some(capacity.clone()),
             access_modes: Some(vec![READ_ONLY_MANY.to_owned()]),

@@ -104,7 +104,8 @@ fn is_over(volume: &PersistentVolume, world: &World, config: &OperatorConfig) ->
             let is_its = |found: &PersistentVolumeClaim| {
                 found.metadata.name == claim.name && found.metadata.namespace == claim.namespace
             };
-            let age = volume.metadata.creation_timestamp.as_ref().map(|at| world.read_at.duration_since(at.0).as_secs());
+            let age =
+                volume.metadata.creation_timestamp.as_ref().map(|at| world.read_at.duration_since(at.0).as_secs());
             !world.claims.iter().any(is_its) && age.is_some_and(|age| age > ORPHAN_AFTER_SECONDS)
         }
     }
