@@ -234,6 +234,7 @@ fn wipe(world: &mut World) {
     let machine = world.machines.get_mut(&node).expect("it was listed");
     machine.ledger.clear();
     machine.is_wiped = true;
+    machine.released_against.clear();
     for returning in &mut machine.returning {
         returning.is_unknown = true;
     }

@@ -43,14 +43,16 @@ pub fn on_write(world: &mut World, node: &str, planned: &Ledgers) {
                 assert!(before.terms == after.terms || has_pod || only_shrinks, "{} is frozen", before.key);
                 if before.state != State::Releasing && after.state == State::Releasing {
                     may_leave(world, node, before, planned);
-                    let machine = world.machines.get_mut(node).expect("a ledger has a node");
-                    let measured_at = machine.published.map_or(0, |(_, at)| at);
-                    machine.released_against.insert(before.key.clone(), measured_at);
                 }
             }
         }
     }
     remember_group(world, node, &ended);
+    let machine = world.machines.get_mut(node).expect("a ledger has a node");
+    let measured_at = machine.published.map_or(0, |(_, at)| at);
+    for after in new.iter().filter(|after| after.state == State::Releasing) {
+        machine.released_against.entry(after.key.clone()).or_insert(measured_at);
+    }
     for after in new {
         if !old.iter().any(|before| before.key == after.key && before.made_at == after.made_at) {
             may_come(world, node, after);

@@ -111,3 +111,15 @@ fn memory_that_is_late_is_not_hidden_by_what_another_does_not_use() {
     assert_eq!(cluster.held("n1"), [("frugal", State::Resident)]);
     assert_eq!(cluster.plan.changes[0].step, Step::Drop(Release::NothingMissing));
 }
+
+/// What was in the ledger that was lost comes back too, and nobody waits for it.
+#[test]
+fn what_is_found_without_a_reservation_is_not_released_by_what_rises() {
+    let mut cluster = Cluster::new(&["n1"], vec![wish("a", 60)]);
+    cluster.settle();
+    cluster.node("n1").reservations.clear();
+    cluster.situation.wishes.clear();
+    cluster.step();
+    assert_eq!(cluster.held("n1"), [("a", State::Releasing)]);
+    assert_eq!(cluster.situation.nodes[0].reservations[0].available_before, None);
+}
