@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Records `recorded_steps_then_killed.csv`: once a second what the kernel says of the memory, while a process takes
-4 GiB in steps of 512 MiB, holds them, and is killed. Run it on an idle Linux machine with 8 GiB to spare:
-`python3 record.py > recorded_steps_then_killed.csv`."""
+4 GiB in steps of 512 MiB, holds them, and is killed. `python3 record.py > recorded_steps_then_killed.csv` on a Linux
+machine with 8 GiB to spare. What is committed is of one with 24 GiB, with other people's work going on beside it."""
 import subprocess
 import sys
 import time
@@ -24,7 +24,8 @@ def sample():
     return [lines[field].split()[0] for field in FIELDS] + [avg10]
 
 
-print("# recorded: a process takes 4 GiB in steps of 512 MiB from second 15 on, and is killed in second 65")
+print("# recorded: a process takes 4 GiB in steps of 512 MiB from second 15 on, and is killed in second 65; other work "
+      "goes on beside it")
 print("second," + ",".join(field + "_kB" for field in FIELDS) + ",some_avg10_percent")
 process, began = None, time.monotonic()
 for second in range(90):

@@ -76,3 +76,31 @@ fn a_pod_that_is_gone_is_released_before_it_is_made_again() {
     cluster.settle();
     assert_eq!(cluster.held("n1"), [("a", State::Resident)]);
 }
+
+/// Each would fit without the other, which comes first in the queue.
+#[test]
+fn models_leave_for_a_change_one_after_the_other() {
+    let mut cluster = Cluster::new(&["n1"], vec![wish("a", 40), wish("b", 40)]);
+    cluster.wish("b").priority = 1;
+    cluster.settle();
+    let changed = Some(Need { fingerprint: "otherwise".to_owned(), ..need(48) });
+    cluster.wish("a").need.clone_from(&changed);
+    cluster.step();
+    assert_eq!(cluster.released(), ["a"]);
+    cluster.wish("b").need = changed;
+    cluster.step();
+    assert_eq!(cluster.held("n1"), [("a", State::Releasing), ("b", State::Resident)]);
+}
+
+/// A ledger that was lost, or a pod that somebody made: a copy has one place, and it is the one that serves.
+#[test]
+fn of_two_places_of_one_copy_the_one_stays_that_is_further() {
+    let mut cluster = Cluster::new(&["n1", "n2"], vec![wish("a", 40)]);
+    cluster.settle();
+    assert_eq!(cluster.held("n1"), [("a", State::Resident)]);
+    let twin = Pod { node: "n2".to_owned(), phase: PodPhase::Starting, ..cluster.situation.pods[0].clone() };
+    cluster.situation.pods.push(twin);
+    cluster.step();
+    assert_eq!(cluster.held("n1"), [("a", State::Resident)]);
+    assert_eq!(cluster.held("n2"), [("a", State::Releasing)]);
+}

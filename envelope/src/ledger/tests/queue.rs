@@ -174,3 +174,41 @@ fn what_cannot_start_says_why() {
     let until = Time(u64::MAX / 2);
     assert_eq!(verdict(&|wish| wish.not_before = Some(until)), Verdict::BackingOff { until });
 }
+
+#[test]
+fn who_has_a_higher_priority_comes_first_however_long_others_wait() {
+    let mut cluster = Cluster::new(&["n1"], vec![wish("early", 60), wish("late", 60)]);
+    cluster.wish("late").priority = 1;
+    cluster.wish("late").wanted_since = Time(999_000);
+    cluster.step();
+    assert_eq!(cluster.held("n1"), [("late", State::Pending)]);
+}
+
+#[test]
+fn who_has_room_made_for_it_is_not_jumped() {
+    let mut cluster = Cluster::with_served(vec![on_demand("idle", 50)]);
+    cluster.wait(100);
+    let now = cluster.situation.now;
+    cluster.situation.wishes.push(Wish { wanted_since: now, ..wish("large", 60) });
+    cluster.situation.wishes.push(Wish { wanted_since: now.after(Duration::from_secs(1)), ..wish("small", 35) });
+    cluster.step();
+    assert_eq!(cluster.released(), ["idle"]);
+    assert_eq!(cluster.held("n1"), [("idle", State::Releasing)], "35 + 60 of 90");
+    cluster.settle();
+    assert_eq!(cluster.verdict("large").node(), Some("n1"));
+}
+
+#[test]
+fn nobody_takes_what_one_that_was_changed_comes_back_to() {
+    let mut cluster = Cluster::new(&["n1"], vec![wish("a", 60)]);
+    cluster.settle();
+    cluster.wish("a").need = Some(Need { fingerprint: "otherwise".to_owned(), ..need(70) });
+    cluster.step();
+    assert_eq!(cluster.released(), ["a"]);
+    let now = cluster.situation.now;
+    cluster.situation.wishes.push(Wish { wanted_since: now, ..wish("b", 25) });
+    cluster.step();
+    assert_eq!(cluster.held("n1"), [("a", State::Releasing)], "70 + 25 of 90");
+    cluster.settle();
+    assert_eq!(cluster.held("n1"), [("a", State::Resident)]);
+}
