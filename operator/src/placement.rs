@@ -9,6 +9,7 @@ mod ledger;
 mod preview;
 mod read;
 mod situation;
+mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -185,8 +186,8 @@ impl Placement {
         let soon = plan.look_again.map(|at| at.since(situation.now)).unwrap_or(AT_LEAST_EVERY);
         let last_round = LastRound::new(world.nodes, &world.envelopes, situation);
         *lock(&self.last_round) = Some(Arc::new(last_round));
-        let Failures { ledgers, pods } = failures;
-        if let Some(error) = ledgers.into_values().chain(pods.into_values()).next() {
+        let Failures { ledgers, pods, volumes } = failures;
+        if let Some(error) = ledgers.into_values().chain(pods.into_values()).chain(volumes).next() {
             return Err(error);
         }
         Ok(if plan.ledgers.is_empty() && plan.pods.is_empty() { soon.max(PAUSE) } else { PAUSE })

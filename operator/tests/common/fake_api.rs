@@ -123,7 +123,8 @@ impl State {
     /// The objects of a kind, in all namespaces, if the path is that of a kind.
     fn list(&self, path: &str) -> Option<Value> {
         let (group, kind) = path.rsplit_once('/')?;
-        let kinds = ["pods", "nodes", "localmodels", "nodeenvelopes", "leases"];
+        let kinds =
+            ["pods", "nodes", "localmodels", "nodeenvelopes", "leases", "persistentvolumes", "persistentvolumeclaims"];
         if !kinds.contains(&kind) {
             return None;
         }
