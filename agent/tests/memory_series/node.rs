@@ -72,11 +72,11 @@ impl Node {
     /// A node on which these serve and those are wished; nothing was published yet.
     pub async fn start(name: &str, serving: Vec<Wish>, waiting: Vec<Wish>) -> Self {
         let folder = std::env::temp_dir().join(format!("kindling-memory-series-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(folder.join("pressure")).unwrap();
+        std::fs::create_dir_all(folder.join("pressure")).expect("a folder of its own");
         let series = crate::series::read(name);
         series[0].write(&folder);
-        let reader = Reader::new(&folder).unwrap();
-        let reading = reader.read().unwrap();
+        let reader = Reader::new(&folder).expect("the system has pages");
+        let reading = reader.read().expect("it was written");
         let floors = Floors::of(reading.memory.total);
         let (desk, handle, snapshots) = Desk::new(reader, reading, floors);
         let shutdown = CancellationToken::new();

@@ -39,8 +39,8 @@ impl Sample {
             "MemTotal: {total} kB\nMemFree: {free} kB\nMemAvailable: {available} kB\nSwapTotal: {swap_total} kB\n\
              SwapFree: {swap_free} kB\n"
         );
-        std::fs::write(procfs.join("meminfo"), meminfo).unwrap();
+        std::fs::write(procfs.join("meminfo"), meminfo).expect("the folder is there");
         let pressure = format!("some avg10={stalled_percent:.2} avg60=0.00 avg300=0.00 total=0\n");
-        std::fs::write(procfs.join("pressure/memory"), pressure).unwrap();
+        std::fs::write(procfs.join("pressure/memory"), pressure).expect("the folder is there");
     }
 }

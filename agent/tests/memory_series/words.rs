@@ -84,7 +84,7 @@ pub fn reservation(wish: &Wish) -> Reservation {
 
 /// As the agent reads it.
 pub fn written(held: &Reservation, may_leave: bool) -> kindling_api::Reservation {
-    let time = |time: Time| MicroTime(Timestamp::from_millisecond(time.0 as i64).unwrap());
+    let time = |time: Time| MicroTime(Timestamp::from_millisecond(time.0 as i64).expect("it is of this century"));
     kindling_api::Reservation {
         uid: held.key.clone(),
         copy: 0,
