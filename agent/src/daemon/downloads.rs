@@ -18,9 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::cache::Cache;
-use crate::download::{self, DownloadError, Progress};
+use crate::download::{self, DownloadError, Downloader, Progress, Settings};
 use crate::hub::Hub;
 use crate::source::HubSource;
+use crate::with_sources;
 use rate::Rate;
 
 /// Stays free on the disk of the cache: a full disk is a broken node.
@@ -68,8 +69,7 @@ pub struct Downloads {
 }
 
 struct Shared {
-    cache: Cache,
-    hub: Hub,
+    downloader: Downloader,
     free: fn(&Path) -> io::Result<Bytes>,
     turn: Semaphore,
     jobs: Mutex<HashMap<Job, Tracked>>,
@@ -101,7 +101,8 @@ impl Downloads {
         free: fn(&Path) -> io::Result<Bytes>,
     ) -> Self {
         let jobs = Mutex::new(HashMap::new());
-        Self { shared: Arc::new(Shared { cache, hub, free, turn: Semaphore::new(1), jobs, shutdown }) }
+        let downloader = Downloader { cache, hub, settings: Settings::default() };
+        Self { shared: Arc::new(Shared { downloader, free, turn: Semaphore::new(1), jobs, shutdown }) }
     }
 
     /// Says how far a model is, and brings nothing.
@@ -118,7 +119,7 @@ impl Downloads {
     }
 
     fn present(&self, job: &Job) -> Result<Option<EnsureModelResponse>, Status> {
-        let present = download::present(&self.shared.cache, &job.source, &job.files)
+        let present = download::present(&self.shared.downloader.cache, &job.source, &job.files)
             .map_err(|error| Status::failed_precondition(with_sources(&error)))?;
         Ok(present.map(|present| EnsureModelResponse {
             state: State::Present.into(),
@@ -191,14 +192,14 @@ impl Shared {
     async fn try_once(&self, job: &Job) -> Result<(), EnsureError> {
         let Ok(_turn) = self.turn.acquire().await else { return Ok(()) };
         self.update(job, |response| response.state = State::Downloading.into());
-        let missing = download::missing(&self.cache, &self.hub, &job.source, &job.files).await?;
-        if let Some(needed) = missing.to_come {
+        let plan = self.downloader.plan(&job.source, &job.files).await?;
+        if let Some(needed) = plan.disk {
             self.check_space(job, Bytes(needed))?;
         }
-        let total = missing.to_come.map_or(0, |to_come| missing.there + to_come);
+        let total = plan.to_come.map_or(0, |to_come| plan.there + to_come);
         let mut rate = Rate::new(Instant::now());
         let mut file: Option<(String, u64)> = None;
-        let mut bytes = missing.there;
+        let mut bytes = plan.there;
         self.update(job, |response| (response.bytes, response.total_bytes) = (bytes, total));
         let mut progress = |progress: Progress| {
             let before = match &file {
@@ -206,20 +207,22 @@ impl Shared {
                 // what was kept of this file is in the sum already
                 _ => progress.kept_bytes,
             };
+            // a file that starts from its beginning again takes away what it had
+            bytes = (bytes + progress.bytes).saturating_sub(before);
             let new = progress.bytes.saturating_sub(before);
-            bytes += new;
             file = Some((progress.file, progress.bytes));
             if let Some(per_second) = rate.add(Instant::now(), new) {
                 self.update(job, |response| (response.bytes, response.bytes_per_second) = (bytes, per_second));
             }
         };
-        download::pull(&self.cache, &self.hub, &job.source, &job.files, &mut progress).await?;
+        self.downloader.carry_out(&plan, &mut progress).await?;
         Ok(())
     }
 
     fn check_space(&self, job: &Job, needed: Bytes) -> Result<(), EnsureError> {
-        let folder = || self.cache.root().display().to_string();
-        let free = (self.free)(self.cache.root()).map_err(|cause| EnsureError::Space { folder: folder(), cause })?;
+        let folder = || self.downloader.cache.root().display().to_string();
+        let free = (self.free)(self.downloader.cache.root())
+            .map_err(|cause| EnsureError::Space { folder: folder(), cause })?;
         if needed > Bytes(0) && needed + SPARE > free {
             return Err(EnsureError::NoSpace { source_name: job.source.to_string(), needed, free, folder: folder() });
         }
@@ -243,16 +246,6 @@ fn free_space(folder: &Path) -> io::Result<Bytes> {
     let existing = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
     let found = statvfs(existing)?;
     Ok(Bytes(found.fragment_size()).times(found.blocks_available()))
-}
-
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text
 }
 
 #[cfg(test)]
