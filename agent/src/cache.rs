@@ -60,6 +60,20 @@ pub enum CacheError {
         /// The failure.
         source: io::Error,
     },
+    /// Nothing of this name is there.
+    #[error("{name} is not in the cache {}; `kindling cache list` says what is", root.display())]
+    NotThere {
+        /// What was asked for.
+        name: String,
+        /// The cache.
+        root: PathBuf,
+    },
+    /// Somebody writes there.
+    #[error("{name} is being downloaded or imported at this moment; try again when that is over")]
+    InUse {
+        /// What was asked for.
+        name: String,
+    },
     /// The given file cannot be a model's.
     #[error("{} cannot be imported: {reason}", path.display())]
     NotImportable {

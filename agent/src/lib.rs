@@ -6,6 +6,7 @@
 //! Only [`daemon`] knows Kubernetes. This crate never reads what is inside a model file.
 
 pub mod cache;
+pub mod collect;
 pub mod daemon;
 pub mod download;
 pub mod hub;

@@ -1,6 +1,8 @@
-//! Brings models into the node's cache, one after the other; whoever asks is told at once how far it is.
+//! Brings models into the node's cache, one after the other; whoever asks is told at once how far it is. What nobody
+//! names goes again.
 
 mod rate;
+mod tidy;
 
 use std::collections::HashMap;
 use std::io;
@@ -9,14 +11,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kindling_envelope::Bytes;
-use kindling_proto::v1::EnsureModelResponse;
 use kindling_proto::v1::ensure_model_response::State;
+use kindling_proto::v1::{EnsureModelResponse, KeepOnlyRequest, KeepOnlyResponse};
 use nix::sys::statvfs::statvfs;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch as channel};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::desk::Snapshot;
+use super::keep::{self, CacheFigures, Keeper};
 use crate::cache::Cache;
 use crate::download::{self, DownloadError, Downloader, Progress, Settings};
 use crate::hub::Hub;
@@ -63,13 +67,30 @@ pub enum EnsureError {
     },
 }
 
-/// All downloads of this node.
+/// Where models are brought to, and from where.
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// The node's cache.
+    pub cache: Cache,
+    /// Where models come from.
+    pub hub: Hub,
+    /// How long files stay that no LocalModel names.
+    pub keep_unnamed: Duration,
+    /// What runs on this node, of which nothing is taken away.
+    pub node: channel::Receiver<Snapshot>,
+}
+
+/// All downloads of this node, and what is taken away.
 pub struct Downloads {
     shared: Arc<Shared>,
 }
 
 struct Shared {
     downloader: Downloader,
+    keep_unnamed: Duration,
+    node: channel::Receiver<Snapshot>,
+    keeper: Mutex<Keeper>,
+    figures: Arc<CacheFigures>,
     free: fn(&Path) -> io::Result<Bytes>,
     turn: Semaphore,
     jobs: Mutex<HashMap<Job, Tracked>>,
@@ -89,20 +110,42 @@ struct Tracked {
 }
 
 impl Downloads {
-    /// Into this cache, from this hub, until the token is cancelled.
-    pub fn new(cache: Cache, hub: Hub, shutdown: CancellationToken) -> Self {
-        Self::with_free_space(cache, hub, shutdown, free_space)
+    /// Until the token is cancelled.
+    pub fn new(store: Store, shutdown: CancellationToken) -> Self {
+        Self::with_free_space(store, shutdown, free_space)
     }
 
-    fn with_free_space(
-        cache: Cache,
-        hub: Hub,
-        shutdown: CancellationToken,
-        free: fn(&Path) -> io::Result<Bytes>,
-    ) -> Self {
-        let jobs = Mutex::new(HashMap::new());
+    fn with_free_space(store: Store, shutdown: CancellationToken, free: fn(&Path) -> io::Result<Bytes>) -> Self {
+        let Store { cache, hub, keep_unnamed, node } = store;
         let downloader = Downloader { cache, hub, settings: Settings::default() };
-        Self { shared: Arc::new(Shared { downloader, free, turn: Semaphore::new(1), jobs, shutdown }) }
+        let (keeper, figures, jobs) = (Mutex::default(), Arc::default(), Mutex::new(HashMap::new()));
+        let turn = Semaphore::new(1);
+        let shared = Shared { downloader, keep_unnamed, node, keeper, figures, free, turn, jobs, shutdown };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// How the cache stands, from now on.
+    pub fn figures(&self) -> Arc<CacheFigures> {
+        self.shared.figures.clone()
+    }
+
+    /// Counts what is in the cache.
+    pub async fn count(&self) {
+        let shared = self.shared.clone();
+        // a panic in there has been reported by the panic hook already
+        let _ = tokio::task::spawn_blocking(move || shared.count()).await;
+    }
+
+    /// Takes a list of all that LocalModels name, and removes what none has named for long enough.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for a list that is not complete or not understood; `FAILED_PRECONDITION` if the cache can't be
+    /// read or written.
+    pub async fn keep_only(&self, request: KeepOnlyRequest) -> Result<KeepOnlyResponse, Status> {
+        let named = keep::check(request.models, request.is_complete)?;
+        let shared = self.shared.clone();
+        let tidied = tokio::task::spawn_blocking(move || shared.tidy(named)).await;
+        tidied.map_err(|_| Status::internal("cleaning the cache failed"))?
     }
 
     /// Says how far a model is, and brings nothing.
@@ -111,6 +154,7 @@ impl Downloads {
     /// As [`Downloads::ensure`].
     pub fn look(&self, source: &HubSource, files: &[String]) -> Result<EnsureModelResponse, Status> {
         let job = Job::new(source, files);
+        self.shared.keeper().asked((job.source.clone(), job.files.clone()));
         if let Some(present) = self.present(&job)? {
             return Ok(present);
         }
@@ -136,6 +180,7 @@ impl Downloads {
     /// `FAILED_PRECONDITION` if the cache can't be read.
     pub fn ensure(&self, source: &HubSource, files: &[String]) -> Result<EnsureModelResponse, Status> {
         let job = Job::new(source, files);
+        self.shared.keeper().asked((job.source.clone(), job.files.clone()));
         if let Some(present) = self.present(&job)? {
             return Ok(present);
         }
@@ -187,6 +232,7 @@ impl Shared {
         }
         // what is there is found in the cache from here on
         self.jobs().remove(&job);
+        self.count();
     }
 
     async fn try_once(&self, job: &Job) -> Result<(), EnsureError> {
@@ -219,12 +265,20 @@ impl Shared {
         Ok(())
     }
 
+    /// Whether there is room; makes some where that is possible. Blocks.
     fn check_space(&self, job: &Job, needed: Bytes) -> Result<(), EnsureError> {
-        let folder = || self.downloader.cache.root().display().to_string();
-        let free = (self.free)(self.downloader.cache.root())
-            .map_err(|cause| EnsureError::Space { folder: folder(), cause })?;
-        if needed > Bytes(0) && needed + SPARE > free {
-            return Err(EnsureError::NoSpace { source_name: job.source.to_string(), needed, free, folder: folder() });
+        let cache = &self.downloader.cache;
+        let folder = || cache.root().display().to_string();
+        let free = || (self.free)(cache.root()).map_err(|cause| EnsureError::Space { folder: folder(), cause });
+        let is_enough = |free: Bytes| needed == Bytes(0) || needed + SPARE <= free;
+        let mut found = free()?;
+        if !is_enough(found) {
+            self.make_room((needed + SPARE).saturating_sub(found).0);
+            found = free()?;
+        }
+        if !is_enough(found) {
+            let source_name = job.source.to_string();
+            return Err(EnsureError::NoSpace { source_name, needed, free: found, folder: folder() });
         }
         Ok(())
     }

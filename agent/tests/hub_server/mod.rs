@@ -1,6 +1,12 @@
 //! A server that behaves like a hub and the storage behind it, and misbehaves where a test wants it to. It counts what
 //! it is asked and what it sends.
-#![allow(dead_code, missing_docs, clippy::unwrap_used, reason = "each test uses some of it, and a test may panic")]
+#![allow(
+    dead_code,
+    unused_imports,
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "each test uses some of it; it may panic"
+)]
 
 mod scratch;
 
