@@ -64,6 +64,9 @@ pub struct Args {
     /// Memory of a machine that does nothing else, for example 119.6GiB [default: this machine, as it is now]
     #[arg(long, value_name = "BYTES")]
     memory: Option<Bytes>,
+    /// A node of the cluster of the current kubeconfig, with the models that are there.
+    #[arg(long, value_name = "NAME", conflicts_with = "memory")]
+    node: Option<String>,
     /// Threads that the runtime would compute with [default: the cores this process may use]
     #[arg(long, env = "KINDLING_THREADS")]
     threads: Option<usize>,
@@ -117,7 +120,11 @@ fn print(answer: &Answer, output: Output) {
 }
 
 async fn answer(args: Args) -> anyhow::Result<Answer> {
-    let machine = args.memory.map_or_else(Machine::this, |total| Ok(Machine::given(total)))?;
+    let machine = match (&args.node, args.memory) {
+        (Some(name), _) => Machine::node(name).await?,
+        (None, Some(total)) => Machine::given(total),
+        (None, None) => Machine::this()?,
+    };
     let cache = args.cache.clone().map_or_else(Cache::of_user, |folder| Ok(Cache::at(folder)))?;
     let (source, serving) = match &args.manifest {
         Some(file) => manifest::read(file, &args, &cache)?,

@@ -8,6 +8,7 @@ mod agent;
 mod bars;
 mod bench;
 mod cache;
+mod cluster;
 mod exit;
 mod fit;
 mod gateway;
@@ -15,6 +16,7 @@ mod interrupt;
 mod local_models;
 mod logging;
 mod operator;
+mod ps;
 mod pull;
 mod quantize;
 mod runtime;
@@ -35,6 +37,7 @@ enum Command {
     Cache(cache::Command),
     Pull(pull::Args),
     Fit(fit::Args),
+    Ps(ps::Args),
     Quantize(quantize::Args),
     Runtime(runtime::Args),
     Gateway(gateway::Args),
@@ -50,6 +53,7 @@ async fn main() -> ExitCode {
         Command::Cache(command) => cache::run(command),
         Command::Pull(args) => pull::run(args).await,
         Command::Fit(args) => return fit::run(args).await,
+        Command::Ps(args) => return ps::run(args).await,
         Command::Quantize(args) => quantize::run(args).await,
         Command::Runtime(args) => runtime::run(args).await,
         Command::Gateway(args) => gateway::run(args).await,

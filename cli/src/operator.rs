@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use kindling_operator::OperatorConfig;
+use kindling_operator::{OperatorConfig, WebhookConfig};
 
 use crate::{interrupt, logging};
 
@@ -47,6 +47,32 @@ pub struct Args {
     /// Where /healthz, /readyz and /metrics are served.
     #[arg(long, default_value = "0.0.0.0:8081", env = "KINDLING_METRICS_LISTEN")]
     metrics_listen: SocketAddr,
+    #[command(flatten)]
+    webhook: WebhookArgs,
+}
+
+#[derive(clap::Args)]
+struct WebhookArgs {
+    /// Serve a validating webhook behind this Service, in the namespace of the Lease [default: none is served]
+    #[arg(long, value_name = "SERVICE")]
+    webhook_service: Option<String>,
+    /// Where the webhook is served, over HTTPS.
+    #[arg(long, default_value = "0.0.0.0:8443")]
+    webhook_listen: SocketAddr,
+    /// The Secret that keeps the webhook's certificates, in the namespace of the Lease; made where it is missing.
+    #[arg(long, default_value = "kindling-webhook-tls", value_name = "SECRET")]
+    webhook_secret: String,
+    /// The ValidatingWebhookConfiguration that is told whom to trust.
+    #[arg(long, default_value = "kindling", value_name = "NAME")]
+    webhook_configuration: String,
+}
+
+impl WebhookArgs {
+    fn into_config(self) -> Option<WebhookConfig> {
+        let Self { webhook_service, webhook_listen: listen, webhook_secret: secret, webhook_configuration } = self;
+        let service = webhook_service?;
+        Some(WebhookConfig { listen, service, secret, configuration: webhook_configuration })
+    }
 }
 
 /// Runs `kindling operator`.
@@ -64,6 +90,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         lease_namespace,
         identity,
         metrics_listen,
+        webhook,
     } = args;
     logging::start("info");
     let runtime_resources = runtime_resources
@@ -83,6 +110,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         lease_namespace,
         identity: identity.unwrap_or_else(own_identity),
         metrics_listen,
+        webhook: webhook.into_config(),
     };
     Ok(kindling_operator::run(config, interrupt::token()?).await?)
 }

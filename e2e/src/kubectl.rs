@@ -40,7 +40,7 @@ impl Kubectl {
         self.try_read(&all).ok().and_then(|text| serde_json::from_str(&text).ok())
     }
 
-    /// Applies YAML.
+    /// Applies YAML. The answer has the API server's warnings too.
     ///
     /// # Errors
     /// What the API server or kubectl said.
@@ -64,6 +64,10 @@ impl Kubectl {
         }
         let output = child.wait_with_output().map_err(|error| error.to_string())?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+        match (output.status.success(), input.is_some()) {
+            (true, false) => Ok(text(&output.stdout)),
+            (true, true) => Ok(format!("{}\n{}", text(&output.stdout), text(&output.stderr))),
+            (false, _) => Err(text(&output.stderr)),
+        }
     }
 }

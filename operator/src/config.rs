@@ -32,4 +32,19 @@ pub struct OperatorConfig {
     pub identity: String,
     /// Where `/healthz`, `/readyz` and `/metrics` are served.
     pub metrics_listen: SocketAddr,
+    /// The validating webhook; `None` is none.
+    pub webhook: Option<WebhookConfig>,
+}
+
+/// What the webhook is told.
+#[derive(Clone, Debug)]
+pub struct WebhookConfig {
+    /// Where it is served, over HTTPS.
+    pub listen: SocketAddr,
+    /// The Service that the API server calls, in the namespace of the Lease.
+    pub service: String,
+    /// The Secret that keeps its certificates, in the same namespace.
+    pub secret: String,
+    /// The ValidatingWebhookConfiguration that is told whom to trust.
+    pub configuration: String,
 }

@@ -147,6 +147,14 @@ impl FactsCache {
         Known { places: places.unwrap_or_default(), ..described }
     }
 
+    /// What is known of these weights, however they are served: what is planned for a step may be another's.
+    pub fn of_weights(&self, weights: &Weights) -> Option<Facts> {
+        let prefix = format!("{} ", key(weights));
+        let entries = self.lock();
+        let mut served = entries.iter().filter(|(key, _)| key.starts_with(&prefix));
+        served.find_map(|(_, entry)| entry.known.facts.clone())
+    }
+
     /// Asks what the model takes, unless that is known. `agents` are the nodes that may know, and their addresses; the
     /// ones that have the weights first.
     pub fn describe(self: &Arc<Self>, asked: &Asked, agents: Vec<(String, String)>) {

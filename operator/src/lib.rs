@@ -8,6 +8,7 @@
 mod config;
 pub mod controller;
 
+pub mod admission;
 pub mod agents;
 pub mod apply;
 mod backoff;
@@ -29,5 +30,5 @@ pub mod metrics;
 mod run;
 pub mod runtime_info;
 
-pub use config::OperatorConfig;
+pub use config::{OperatorConfig, WebhookConfig};
 pub use run::{RunError, run};

@@ -6,8 +6,10 @@
 
 mod carry_out;
 mod ledger;
+mod preview;
 mod read;
 mod situation;
+mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,11 +25,13 @@ use tokio_util::sync::CancellationToken;
 use crate::config::OperatorConfig;
 use carry_out::Failures;
 
-use crate::facts::{Asked, FactsCache, Known};
+use crate::facts::{Asked, Facts, FactsCache, Known};
 use crate::named::Named;
+use crate::validate::Weights;
 
 pub use carry_out::{PlacementError, quantity};
 pub use ledger::{MODEL_COPY_SEPARATOR, PodTerms, pod_terms};
+pub use preview::LastRound;
 pub use situation::{need, serving};
 
 /// A round is made at least so often: measurements age, and nobody tells.
@@ -82,6 +86,7 @@ pub struct Placement {
     named: Named,
     wake: Arc<Notify>,
     said: Mutex<Said>,
+    last_round: Mutex<Option<Arc<LastRound>>>,
     /// Uids of models that reconcile refuses, for reasons that are not in their spec.
     refused: Mutex<BTreeSet<String>>,
     /// By uid: not to be tried again before.
@@ -98,9 +103,10 @@ impl Placement {
         wake: Arc<Notify>,
         changed: mpsc::UnboundedSender<()>,
     ) -> Self {
-        let (said, refused, not_before) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (said, last_round) = (Mutex::default(), Mutex::default());
+        let (refused, not_before) = (Mutex::default(), Mutex::default());
         let named = Named::new(facts.agents());
-        Self { client, config, facts, named, wake, said, refused, not_before, changed }
+        Self { client, config, facts, named, wake, said, last_round, refused, not_before, changed }
     }
 
     /// Something changed: look soon.
@@ -126,6 +132,16 @@ impl Placement {
     /// What is known of a model's weights.
     pub fn known(&self, asked: &Asked) -> Known {
         self.facts.known(asked)
+    }
+
+    /// What is known of the same weights, served otherwise.
+    pub fn known_of_weights(&self, weights: &Weights) -> Option<Facts> {
+        self.facts.of_weights(weights)
+    }
+
+    /// What the last round was decided from; nothing before the first one.
+    pub fn last_round(&self) -> Option<Arc<LastRound>> {
+        lock(&self.last_round).clone()
     }
 
     /// Makes rounds until the token is cancelled.
@@ -170,11 +186,13 @@ impl Placement {
             }
         }
         self.publish(&wished, outcomes);
-        let Failures { ledgers, pods } = failures;
-        if let Some(error) = ledgers.into_values().chain(pods.into_values()).next() {
+        let soon = plan.look_again.map(|at| at.since(situation.now)).unwrap_or(AT_LEAST_EVERY);
+        let last_round = LastRound::new(world.nodes, &world.envelopes, situation);
+        *lock(&self.last_round) = Some(Arc::new(last_round));
+        let Failures { ledgers, pods, volumes } = failures;
+        if let Some(error) = ledgers.into_values().chain(pods.into_values()).chain(volumes).next() {
             return Err(error);
         }
-        let soon = plan.look_again.map(|at| at.since(situation.now)).unwrap_or(AT_LEAST_EVERY);
         Ok(if plan.ledgers.is_empty() && plan.pods.is_empty() { soon.max(PAUSE) } else { PAUSE })
     }
 

@@ -13,6 +13,9 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::https::{self, Served};
+use crate::admission::keeper::Keeper;
+use crate::admission::{self, Admission};
 use crate::agents::GrpcAgents;
 use crate::config::OperatorConfig;
 use crate::controller::{self, Context};
@@ -38,6 +41,9 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
+    /// The webhook can't speak TLS.
+    #[error("preparing the webhook's TLS")]
+    WebhookTls(#[source] rustls::Error),
     /// Two metrics of one name.
     #[error("registering the metrics")]
     RegisterMetrics(#[source] prometheus::Error),
@@ -66,6 +72,7 @@ impl RunError {
         match self {
             Self::Connect(_) => "connect",
             Self::Listen { .. } => "listen",
+            Self::WebhookTls(_) => "webhook_tls",
             Self::RegisterMetrics(_) => "register_metrics",
             Self::LeaseLost { .. } => "lease_lost",
             Self::ControllerEnded => "controller_ended",
@@ -91,6 +98,8 @@ pub async fn run_with(client: Client, config: OperatorConfig, shutdown: Cancella
     let address = config.metrics_listen;
     let listener = http::listen(address).await.map_err(|source| RunError::Listen { address, source })?;
     let server = tokio::spawn(http::serve(listener, metrics.clone(), shutdown.child_token()));
+    let admission = Arc::new(Admission::new(config.clone()));
+    let webhook = webhook(&client, &config, &admission, shutdown.child_token()).await?;
 
     let mut election = Election::new(client.clone(), &config.lease_namespace, &config.lease_name, &config.identity);
     tracing::info!(lease = config.lease_name, identity = config.identity, "waiting for the lease");
@@ -102,27 +111,48 @@ pub async fn run_with(client: Client, config: OperatorConfig, shutdown: Cancella
 
     let lease_name = config.lease_name.clone();
     let stop = shutdown.child_token();
-    let mut reconciles = tokio::spawn(reconcile_all(client, config, metrics, stop.clone()));
+    let mut reconciles = tokio::spawn(reconcile_all(client, config, metrics, admission, stop.clone()));
     match work(election.hold(), &mut reconciles, &shutdown).await {
         End::LeaseLost => {
             // at once and not in order: another operator may already be at work
             reconciles.abort();
             server.abort();
+            webhook.abort();
             Err(RunError::LeaseLost { name: lease_name })
         }
         End::ControllerEnded => {
             server.abort();
+            webhook.abort();
             election.release().await; // nothing works under it any more
             Err(RunError::ControllerEnded)
         }
         End::Asked => {
             stop.cancel();
             // a panic in there has been reported by the panic hook already
-            let _ = tokio::join!(reconciles, server);
+            let _ = tokio::join!(reconciles, server, webhook);
             election.release().await;
             Ok(())
         }
     }
+}
+
+/// Serves the webhook beside everything else; a standby operator does too.
+async fn webhook(
+    client: &Client,
+    config: &OperatorConfig,
+    admission: &Arc<Admission>,
+    shutdown: CancellationToken,
+) -> Result<JoinHandle<()>, RunError> {
+    let Some(webhook) = &config.webhook else { return Ok(tokio::spawn(async {})) };
+    let address = webhook.listen;
+    let listener = http::listen(address).await.map_err(|source| RunError::Listen { address, source })?;
+    let served = Arc::new(Served::default());
+    let tls = https::server_config(Arc::clone(&served)).map_err(RunError::WebhookTls)?;
+    let keeper = Keeper::new(client.clone(), config, webhook, served);
+    let server = https::serve(listener, tls, admission::router(Arc::clone(admission)), shutdown.clone());
+    Ok(tokio::spawn(async move {
+        tokio::join!(server, keeper.run(shutdown));
+    }))
 }
 
 /// Waits for the first reason to end. Being asked comes first: it ends the controller too.
@@ -135,7 +165,13 @@ async fn work(hold: impl Future<Output = ()>, reconciles: &mut JoinHandle<()>, s
     }
 }
 
-async fn reconcile_all(client: Client, config: OperatorConfig, metrics: Arc<Metrics>, stop: CancellationToken) {
+async fn reconcile_all(
+    client: Client,
+    config: OperatorConfig,
+    metrics: Arc<Metrics>,
+    admission: Arc<Admission>,
+    stop: CancellationToken,
+) {
     let (controller, store) = controller::controller(&client, config.namespace.as_deref());
     metrics.count_models_of(store);
     let reporter = Reporter { controller: MANAGER.to_owned(), instance: Some(config.identity.clone()) };
@@ -145,6 +181,7 @@ async fn reconcile_all(client: Client, config: OperatorConfig, metrics: Arc<Metr
     let facts = Arc::new(FactsCache::new(agents, Arc::clone(&wake)));
     let (changed, placed) = mpsc::unbounded_channel();
     let placement = Arc::new(Placement::new(client.clone(), config.clone(), facts, wake, changed));
+    admission.follow(Arc::clone(&placement));
     let rounds = tokio::spawn({
         let (placement, stop) = (Arc::clone(&placement), stop.clone());
         async move { placement.run(stop).await }

@@ -246,4 +246,4 @@ impl ValidateError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -73,7 +73,8 @@ fn service_accounts_may_do_what_is_committed_and_no_more() {
 #[test]
 fn watching_one_namespace_needs_cluster_wide_only_what_belongs_to_no_namespace() {
     let Some(objects) = render(&["watchNamespace=models"]) else { return };
-    let of_no_namespace = ["nodes", "nodeenvelopes", "nodeenvelopes/status", "tokenreviews"];
+    let of_no_namespace =
+        ["nodes", "nodeenvelopes", "nodeenvelopes/status", "tokenreviews", "validatingwebhookconfigurations"];
     for role in of_kind(&objects, &["ClusterRole"]) {
         for rule in role["rules"].as_array().unwrap() {
             let resources = rule["resources"].as_array().unwrap();
@@ -155,6 +156,56 @@ fn agent_may_write_the_envelope_of_its_own_node_only() {
     let binding = of_kind(&objects, &["ValidatingAdmissionPolicyBinding"]).next().unwrap();
     assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
     assert_eq!(binding["spec"]["validationActions"], json!(["Deny"]));
+}
+
+#[test]
+fn webhook_is_asked_of_what_is_written_and_never_in_the_way() {
+    let Some(objects) = render(&[]) else { return };
+    let configuration = of_kind(&objects, &["ValidatingWebhookConfiguration"]).next().unwrap();
+    assert_eq!(configuration["metadata"]["name"], json!("kindling"));
+    let webhook = &configuration["webhooks"][0];
+    assert_eq!(webhook["failurePolicy"], json!("Ignore"));
+    assert_eq!((&webhook["timeoutSeconds"], &webhook["sideEffects"]), (&json!(3), &json!("None")));
+    assert_eq!(webhook["clientConfig"].get("caBundle"), None, "the operator's field");
+    assert_eq!(webhook["rules"].as_array().unwrap().len(), 1);
+    let rule = &webhook["rules"][0];
+    assert_eq!((&rule["resources"], &rule["operations"]), (&json!(["localmodels"]), &json!(["CREATE", "UPDATE"])));
+    let conditions: Vec<_> =
+        webhook["matchConditions"].as_array().unwrap().iter().map(|it| &it["expression"]).collect();
+    let by_others = "request.userInfo.username != 'system:serviceaccount:kindling-system:kindling-operator'";
+    assert_eq!(conditions, ["!has(object.metadata.deletionTimestamp)", by_others]);
+
+    let called = &webhook["clientConfig"]["service"];
+    assert_eq!(called["path"], json!(kindling_operator::admission::PATH));
+    let service =
+        of_kind(&objects, &["Service"]).find(|service| service["metadata"]["name"] == called["name"]).unwrap();
+    assert_eq!(service["spec"]["ports"][0]["port"], called["port"]);
+    let operator = of_kind(&objects, &["Deployment"]).find(|it| it["metadata"]["name"] == "kindling-operator").unwrap();
+    let pod = &operator["spec"]["template"];
+    for (name, value) in service["spec"]["selector"].as_object().unwrap() {
+        assert_eq!(&pod["metadata"]["labels"][name], value);
+    }
+    let container = &pod["spec"]["containers"][0];
+    let ports = container["ports"].as_array().unwrap();
+    let port = ports.iter().find(|port| port["name"] == service["spec"]["ports"][0]["targetPort"]).unwrap();
+    assert_eq!(port["containerPort"], json!(8443));
+    let args = container["args"].to_string();
+    for arg in ["--webhook-listen=0.0.0.0:8443", "--webhook-service=kindling-operator-webhook"] {
+        assert!(args.contains(&format!("\"{arg}\"")), "{arg} is not in {args}");
+    }
+}
+
+#[test]
+fn webhook_hears_of_the_watched_namespace_only_and_can_be_left_out() {
+    let Some(objects) = render(&["watchNamespace=models"]) else { return };
+    let configuration = of_kind(&objects, &["ValidatingWebhookConfiguration"]).next().unwrap();
+    let selector = &configuration["webhooks"][0]["namespaceSelector"]["matchLabels"];
+    assert_eq!(*selector, json!({ "kubernetes.io/metadata.name": "models" }));
+
+    let Some(objects) = render(&["webhook.enabled=false"]) else { return };
+    assert_eq!(of_kind(&objects, &["ValidatingWebhookConfiguration"]).count(), 0);
+    let text = serde_json::to_string(&objects).unwrap();
+    assert!(!text.contains("webhook") && !text.contains("[\"secrets\"]"), "something of it is left: {text}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::path::Path;
 use kindling_api::LocalModel;
 use kindling_envelope::Bytes;
 use kindling_envelope::ledger::Terms;
-use kindling_operator::build::{Allotment, build, pod, pod_digest};
+use kindling_operator::build::{Allotment, build, pod, pod_digest, weights_volume};
 use kindling_operator::dereference::References;
 use kindling_operator::validate::validate;
 use serde::Serialize;
@@ -41,6 +41,9 @@ fn check(case: &Path) {
     check_file(&case.join("expected/service.yaml"), Some(&desired.service));
     check_file(&case.join("expected/service_account.yaml"), Some(&desired.service_account));
     check_file(&case.join("expected/pod.yaml"), pod.as_ref());
+    let weights = pod.as_ref().map(|_| weights_volume(&model, ("spark-1", "spark-1.lan"), Bytes::gib(40), &config));
+    check_file(&case.join("expected/volume.yaml"), weights.as_ref().map(|weights| &weights.volume));
+    check_file(&case.join("expected/claim.yaml"), weights.as_ref().map(|weights| &weights.claim));
 }
 
 fn check_file<T: Serialize>(path: &Path, built: Option<&T>) {

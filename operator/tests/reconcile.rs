@@ -62,7 +62,7 @@ impl Scenario {
         api.put(
             "/api/v1/nodes/spark-1",
             json!({
-                "apiVersion": "v1", "kind": "Node", "metadata": { "name": "spark-1" },
+                "apiVersion": "v1", "kind": "Node", "metadata": { "name": "spark-1", "labels": { "kubernetes.io/hostname": "spark-1.lan" } },
                 "status": { "conditions": [{ "type": "Ready", "status": "True" }] },
             }),
         );
@@ -198,6 +198,8 @@ async fn new_model_gets_its_memory_then_its_pod() {
         scenario.api.take_writes(),
         [
             "PUT nodeenvelopes/spark-1",
+            "POST v1/persistentvolumes",
+            "POST persistentvolumeclaims",
             "POST pods",
             "PUT nodeenvelopes/spark-1",
             APPLIES[0],
@@ -465,4 +467,78 @@ async fn model_on_demand_is_loaded_when_it_is_used_and_unloaded_when_it_was_not_
     scenario.settle().await.unwrap();
     assert_eq!(scenario.ledger(), ["models/smollm2 Releasing"]);
     assert!(scenario.api.take_writes().contains(&"DELETE pods/smollm2-0".to_owned()));
+}
+
+const VOLUMES: &str = "/api/v1/persistentvolumes";
+const CLAIMS: &str = "/api/v1/namespaces/models/persistentvolumeclaims";
+
+impl Scenario {
+    /// Names of the volume and the claim that the pod is to use.
+    fn weights_volume(&self) -> (String, String) {
+        let pod = self.api.get(POD).unwrap();
+        let claim = pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"].as_str().unwrap();
+        let found = self.api.get(&format!("{CLAIMS}/{claim}")).unwrap();
+        (found["spec"]["volumeName"].as_str().unwrap().to_owned(), claim.to_owned())
+    }
+}
+
+#[tokio::test]
+async fn weights_come_by_a_volume_of_just_that_model() {
+    let scenario = Scenario::new();
+    scenario.settle().await.unwrap();
+    let (volume, claim) = scenario.weights_volume();
+    let found = scenario.api.get(&format!("{VOLUMES}/{volume}")).unwrap();
+    assert_eq!(found["spec"]["local"]["path"], "/var/lib/kindling/cache/models/hf/org/name/main");
+    assert_eq!(found["spec"]["claimRef"]["name"], claim);
+    assert_eq!(found["spec"]["capacity"]["storage"], (1_u64 << 30).to_string());
+    let hosts = &found["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"][0]["matchExpressions"][0]["values"];
+    assert_eq!(hosts, &json!(["spark-1.lan"]));
+    scenario.api.take_writes();
+    scenario.settle().await.unwrap();
+    let again: Vec<_> = scenario.api.take_writes().into_iter().filter(|call| call.contains("persistent")).collect();
+    assert!(again.is_empty(), "{again:?}");
+}
+
+#[tokio::test]
+async fn volume_that_was_removed_by_hand_comes_again_while_a_pod_waits_for_it() {
+    let scenario = Scenario::new();
+    scenario.settle().await.unwrap();
+    let (volume, claim) = scenario.weights_volume();
+    scenario.api.remove(&format!("{VOLUMES}/{volume}"));
+    scenario.api.remove(&format!("{CLAIMS}/{claim}"));
+    scenario.settle().await.unwrap();
+    assert_eq!(scenario.weights_volume(), (volume, claim));
+}
+
+#[tokio::test]
+async fn volume_that_nobody_can_claim_again_is_removed() {
+    let scenario = Scenario::new();
+    scenario.settle().await.unwrap();
+    scenario.pod_runs(true);
+    let (volume, _) = scenario.weights_volume();
+    let path = format!("{VOLUMES}/{volume}");
+    let phase_is = |phase: &str| {
+        let mut found = scenario.api.get(&path).unwrap();
+        found["status"] = json!({ "phase": phase });
+        scenario.api.put(&path, found);
+        scenario.api.take_writes();
+    };
+    let call = format!("DELETE persistentvolumes/{volume}");
+    phase_is("Bound");
+    scenario.settle().await.unwrap();
+    assert!(!scenario.api.take_writes().contains(&call));
+    phase_is("Released");
+    scenario.settle().await.unwrap();
+    assert!(scenario.api.take_writes().contains(&call));
+}
+
+#[tokio::test]
+async fn node_without_the_label_that_volumes_go_by_is_named() {
+    let scenario = Scenario::new();
+    let mut node = scenario.api.get("/api/v1/nodes/spark-1").unwrap();
+    node["metadata"]["labels"] = json!({});
+    scenario.api.put("/api/v1/nodes/spark-1", node);
+    let error = scenario.settle().await.unwrap_err();
+    assert!(error.contains("spark-1") && error.contains("kubernetes.io/hostname"), "{error}");
+    assert_eq!(scenario.api.get(POD), None);
 }

@@ -92,7 +92,7 @@ fn system_tests(report: &mut Report) -> anyhow::Result<()> {
 
 fn e2e(kindling: &str) -> Command {
     let mut tests = cargo(&["test", "--no-fail-fast", "--workspace"]);
-    tests.args(["--test", "serve", "--test", "refusals", "--test", "recovery"]);
+    tests.args(["--test", "serve", "--test", "refusals", "--test", "recovery", "--test", "memory"]);
     tests.args(["--", "--show-output", "--test-threads=1"]);
     tests.env("KINDLING_REQUIRE_CLUSTER", "1").env("KINDLING_BINARY", kindling);
     tests

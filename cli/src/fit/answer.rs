@@ -7,7 +7,7 @@ use kindling_envelope::{
 use kindling_facts::Facts;
 use serde_json::{Map, Value, json};
 
-use super::machine::Machine;
+use super::machine::{Machine, Name};
 
 /// Everything that is known in the end.
 pub struct Answer {
@@ -53,7 +53,7 @@ impl Answer {
 
     /// Of the machine, for models.
     pub fn free(&self) -> Bytes {
-        self.machine.node.total.saturating_sub(self.machine.node.system())
+        self.machine.node.total.saturating_sub(self.machine.node.system()).saturating_sub(self.machine.node.held())
     }
 
     /// All of it.
@@ -85,10 +85,15 @@ impl Answer {
             "loadTransientBytes": load_transient.0,
             "neededBytes": self.needed().0,
             "machine": {
-                "isThis": self.machine.is_this,
+                "isThis": matches!(self.machine.name, Name::This),
+                "node": match &self.machine.name {
+                    Name::Node(name) => Some(name),
+                    Name::This | Name::Given => None,
+                },
                 "totalBytes": node.total.0,
                 "baselineBytes": node.baseline.0,
                 "systemBytes": node.system().0,
+                "held": node.residents.iter().map(|held| json!({ "model": held.name, "bytes": held.bytes.0 })).collect::<Vec<_>>(),
                 "freeForModelsBytes": self.free().0,
             },
             "fits": self.verdict.is_ok(),
@@ -99,6 +104,7 @@ impl Answer {
                 "concurrency": found.concurrency,
                 "kvTokens": found.kv_tokens,
                 "fp8KvCache": found.fp8_kv_cache,
+                "leaving": found.leaving,
             })),
             "runnable": self.refusal.is_none(),
             "notRunnableBecause": self.refusal,

@@ -1,22 +1,36 @@
 //! The memory that a model would have.
 
 use anyhow::Context;
-use kindling_envelope::{Bytes, Node};
+use kindling_api::{NodeEnvelope, ReservationState};
+use kindling_envelope::{Bytes, Node, Resident};
+use kube::ResourceExt;
+
+use crate::cluster;
 
 const MEMINFO: &str = "/proc/meminfo";
 
-/// A machine without models.
+/// A machine.
 pub struct Machine {
     /// What is known of it.
     pub node: Node,
-    /// Whether it is the one that this runs on.
-    pub is_this: bool,
+    /// Which one it is.
+    pub name: Name,
+}
+
+/// Which machine is meant.
+pub enum Name {
+    /// One of a given size that does nothing else.
+    Given,
+    /// The one that this runs on.
+    This,
+    /// A node of a cluster, with the models that have memory there.
+    Node(String),
 }
 
 impl Machine {
     /// One of so much memory that does nothing else.
     pub fn given(total: Bytes) -> Self {
-        Self { node: node(total, Bytes(0)), is_this: false }
+        Self { node: node(total, Bytes(0)), name: Name::Given }
     }
 
     /// This one, as it is now.
@@ -27,7 +41,35 @@ impl Machine {
         let text = std::fs::read_to_string(MEMINFO)
             .with_context(|| format!("read {MEMINFO}; name the memory of a machine with --memory"))?;
         let (total, available) = parse(&text)?;
-        Ok(Self { node: node(total, total.saturating_sub(available)), is_this: true })
+        Ok(Self { node: node(total, total.saturating_sub(available)), name: Name::This })
+    }
+
+    /// A node of the cluster, with the models that have memory there.
+    ///
+    /// # Errors
+    /// If there is no cluster, no such node, or its agent has not measured it.
+    pub async fn node(name: &str) -> anyhow::Result<Self> {
+        let found = cluster::node(&cluster::connect().await?, name).await?;
+        Self::of(&found)
+    }
+
+    fn of(found: &NodeEnvelope) -> anyhow::Result<Self> {
+        let name = found.name_any();
+        let memory = found.status.as_ref().and_then(|status| status.memory);
+        let memory = memory.with_context(|| format!("the agent of node {name} has not measured its memory yet"))?;
+        let residents = found.spec.reservations.iter().map(|held| Resident {
+            name: held.model.clone(),
+            bytes: Bytes(held.bytes),
+            load_transient: match held.state {
+                ReservationState::Pending | ReservationState::Loading => Bytes(held.load_transient_bytes),
+                ReservationState::Resident | ReservationState::Releasing => Bytes(0),
+            },
+            priority: held.priority,
+            may_leave: held.may_leave,
+        });
+        let node =
+            Node { residents: residents.collect(), ..node(Bytes(memory.total_bytes), Bytes(memory.baseline_bytes)) };
+        Ok(Self { node, name: Name::Node(name) })
     }
 }
 

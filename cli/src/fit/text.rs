@@ -5,6 +5,7 @@ use std::fmt::Write;
 use kindling_envelope::{Bytes, CacheLayers, Device, KvDtype, Pool};
 
 use super::answer::Answer;
+use super::machine::Name;
 
 /// Renders it, a line at its end.
 pub fn render(answer: &Answer) -> String {
@@ -60,12 +61,16 @@ fn terms(text: &mut String, answer: &Answer) {
         line!(text, "{}", format!("{name:<16}{:>12}   {note}", bytes.to_string()).trim_end());
     }
     let node = &answer.machine.node;
-    let (whose, baseline) = match answer.machine.is_this {
-        true => ("this machine", format!("{} are in use now", node.baseline)),
-        false => ("the machine", "given, doing nothing else".to_owned()),
+    let (whose, baseline) = match &answer.machine.name {
+        Name::This => ("this machine", format!("{} are in use now", node.baseline)),
+        Name::Given => ("the machine", "given, doing nothing else".to_owned()),
+        Name::Node(name) => ("the node", format!("{name}, of which {} are in use without models", node.baseline)),
     };
     line!(text, "\n{whose:<16}{:>12}   {baseline}", node.total.to_string());
     line!(text, "{:<16}{:>12}   {}", "for the system", node.system().to_string(), "kept free of models");
+    for held in &node.residents {
+        line!(text, "{:<16}{:>12}   {}", "held", held.bytes.to_string(), held.name);
+    }
     line!(text, "{:<16}{:>12}\n", "for models", answer.free().to_string());
 }
 
@@ -117,6 +122,7 @@ fn verdict(text: &mut String, answer: &Answer) {
     if found.fp8_kv_cache {
         offers.push("--kv-type fp8, which the runtime does not offer yet".to_owned());
     }
+    offers.extend(found.leaving.as_ref().map(|names| format!("if these were unloaded: {}", names.join(", "))));
     if offers.is_empty() {
         line!(text, "no context, concurrency or type of cache makes it fit");
     } else {

@@ -1,12 +1,10 @@
 //! The pod of a copy of a model, on the node that holds its reservation. The weights are in the node's cache already.
 
-use std::path::{Path, PathBuf};
-
 use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, GRPCAction,
-    HTTPGetAction, HostPathVolumeSource, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
-    ObjectFieldSelector, Pod, PodSecurityContext, PodSpec, Probe, ProjectedVolumeSource, ResourceRequirements,
-    SeccompProfile, SecurityContext, ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
+    HTTPGetAction, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectFieldSelector, Pod,
+    PodSecurityContext, PodSpec, Probe, ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecurityContext,
+    ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -18,14 +16,11 @@ use kindling_envelope::Bytes;
 use kindling_envelope::ledger::Terms;
 use sha2::{Digest, Sha256};
 
+use super::volume::{model_path, pod_mount, pod_volume};
 use crate::config::OperatorConfig;
 use crate::placement::PodTerms;
-use crate::validate::{PodInputs, ValidatedModel, Weights};
+use crate::validate::{PodInputs, ValidatedModel};
 
-/// Where the cache lies in the pod.
-const CACHE: &str = "/cache";
-/// Where a source of kind hostPath lies in the pod.
-const MODEL: &str = "/model";
 /// User and group of every process of Kindling (the `nonroot` of distroless images).
 const USER: i64 = 65532;
 const TMP_LIMIT: &str = "64Mi";
@@ -63,7 +58,7 @@ pub fn pod(model: &ValidatedModel, allotment: &Allotment, config: &OperatorConfi
         metadata,
         spec: Some(PodSpec {
             containers: vec![runtime(model, allotment, config)],
-            volumes: Some(vec![weights_volume(inputs, config), tmp_volume(), token_volume()]),
+            volumes: Some(vec![pod_volume(model, &allotment.node, config), tmp_volume(), token_volume()]),
             affinity: Some(on_node(&allotment.node)),
             node_selector: (!inputs.node_selector.is_empty()).then(|| inputs.node_selector.clone()),
             tolerations: (!inputs.tolerations.is_empty()).then(|| inputs.tolerations.clone()),
@@ -114,44 +109,7 @@ pub fn pod_digest(inputs: &PodInputs) -> String {
     Sha256::digest(&json).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Path of the weights in the runtime's container: the GGUF file where the spec names exactly one, else the folder.
-pub fn model_path(weights: &Weights) -> PathBuf {
-    match weights {
-        Weights::Hub { files, .. } => {
-            let folder = Path::new(CACHE).join(cache_folder(weights));
-            let mut gguf = files.iter().filter(|file| file.to_ascii_lowercase().ends_with(".gguf"));
-            match (gguf.next(), gguf.next()) {
-                (Some(file), None) => folder.join(file),
-                _ => folder,
-            }
-        }
-        Weights::HostPath { relative, .. } => {
-            // keeps the file's name, so that the runtime sees its ending
-            relative.file_name().map_or_else(|| PathBuf::from(MODEL), |name| Path::new(MODEL).join(name))
-        }
-    }
-}
-
-/// Folder of the weights below the cache, or below the allowed folder.
-fn cache_folder(weights: &Weights) -> PathBuf {
-    match weights {
-        Weights::Hub { repo, revision, .. } => Path::new("models/hf").join(repo).join(revision),
-        Weights::HostPath { relative, .. } => relative.clone(),
-    }
-}
-
 fn runtime(model: &ValidatedModel, allotment: &Allotment, config: &OperatorConfig) -> Container {
-    let weights = &model.inputs.weights;
-    let in_pod = match weights {
-        Weights::Hub { .. } => Path::new(CACHE).join(cache_folder(weights)),
-        Weights::HostPath { .. } => model_path(weights),
-    };
-    // the subPath keeps other models out of sight, and the kubelet refuses one that leads out by a symbolic link
-    let weights_mount = VolumeMount {
-        read_only: Some(true),
-        sub_path: Some(cache_folder(weights).display().to_string()),
-        ..mount("weights", &in_pod.display().to_string())
-    };
     Container {
         ports: Some(vec![port(GRPC_PORT_NAME, GRPC_PORT), port(METRICS_PORT_NAME, METRICS_PORT)]),
         startup_probe: Some(Probe { period_seconds: Some(1), failure_threshold: Some(120), ..healthz() }),
@@ -171,7 +129,7 @@ fn runtime(model: &ValidatedModel, allotment: &Allotment, config: &OperatorConfi
         env: Some(agent_environment()),
         resources: Some(resources(&allotment.terms, config)),
         volume_mounts: Some(vec![
-            weights_mount,
+            pod_mount(&model.inputs.weights),
             mount("tmp", "/tmp"),
             VolumeMount { read_only: Some(true), ..mount(TOKEN_VOLUME, TOKEN_FOLDER) },
         ]),
@@ -272,18 +230,6 @@ fn healthz() -> Probe {
     }
 }
 
-fn weights_volume(inputs: &PodInputs, config: &OperatorConfig) -> Volume {
-    let (path, kind) = match &inputs.weights {
-        Weights::Hub { .. } => (&config.cache_host_path, "DirectoryOrCreate"),
-        Weights::HostPath { prefix, .. } => (prefix, "Directory"),
-    };
-    Volume {
-        name: "weights".to_owned(),
-        host_path: Some(HostPathVolumeSource { path: path.display().to_string(), type_: Some(kind.to_owned()) }),
-        ..Volume::default()
-    }
-}
-
 /// A token that only the node's agent takes: the pod's account may do nothing in the cluster.
 fn token_volume() -> Volume {
     let token = ServiceAccountTokenProjection {
@@ -310,7 +256,7 @@ fn tmp_volume() -> Volume {
     }
 }
 
-fn mount(name: &str, path: &str) -> VolumeMount {
+pub(super) fn mount(name: &str, path: &str) -> VolumeMount {
     VolumeMount { name: name.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() }
 }
 

@@ -13,6 +13,7 @@ use kube::{Client, ResourceExt};
 use super::ledger::{split_key, to_planned, to_written};
 use super::read::World;
 use super::situation::Wished;
+use super::volumes;
 use crate::build::{Allotment, pod, pod_name};
 use crate::config::OperatorConfig;
 
@@ -40,16 +41,24 @@ pub enum PlacementError {
         #[source]
         source: kube::Error,
     },
-    /// A pod could not be made or deleted.
-    #[error("{action} pod {name}")]
-    Pod {
+    /// A pod or its volume could not be made or deleted.
+    #[error("{action} {kind} {name}")]
+    Object {
         /// What was tried.
         action: &'static str,
+        /// With what.
+        kind: &'static str,
         /// Which.
         name: String,
         /// Why.
         #[source]
         source: kube::Error,
+    },
+    /// A volume can't be tied to the node.
+    #[error("node {node} has no label kubernetes.io/hostname; its kubelet should set it")]
+    NoHostLabel {
+        /// Which.
+        node: String,
     },
 }
 
@@ -75,6 +84,8 @@ pub struct Failures {
     pub ledgers: BTreeMap<String, PlacementError>,
     /// By key of the copy.
     pub pods: BTreeMap<String, PlacementError>,
+    /// Volumes could not be looked after.
+    pub volumes: Option<PlacementError>,
 }
 
 /// Writes the ledgers, then makes and deletes pods. What fails for one model or node harms no other.
@@ -104,6 +115,7 @@ pub async fn carry_out(
             failures.pods.insert(key.clone(), error);
         }
     }
+    failures.volumes = volumes::keep(client, config, (world, wished)).await.err();
     failures
 }
 
@@ -160,7 +172,10 @@ async fn make_reserved(
         planned.find(|held| held.key == key && held.state == State::Pending)
     });
     match (wished, held) {
-        (Some(wished), Some(held)) => make(client, config, wished, &held, node).await,
+        (Some(wished), Some(held)) => {
+            volumes::ensure(client, config, world, wished, node).await?;
+            make(client, config, wished, &held, node).await
+        }
         _ => Ok(()),
     }
 }
@@ -187,7 +202,7 @@ async fn make(
         Ok(_) => Ok(()),
         // Somebody else's, which reconcile says; or ours of a round that died, which the next round reads.
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-        Err(source) => Err(PlacementError::Pod { action: "creating", name, source }),
+        Err(source) => Err(PlacementError::Object { action: "creating", kind: "pod", name, source }),
     }
 }
 
@@ -209,6 +224,6 @@ async fn delete(client: &Client, world: &World, node: &str, key: &str) -> Result
     match api.delete(&name, &params).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
-        Err(source) => Err(PlacementError::Pod { action: "deleting", name, source }),
+        Err(source) => Err(PlacementError::Object { action: "deleting", kind: "pod", name, source }),
     }
 }

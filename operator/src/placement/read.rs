@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kindling_api::{LocalModel, MANAGER, MODEL_LABEL, NodeEnvelope, use_lease_name};
 use kube::api::{Api, ListParams};
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 
 use super::carry_out::PlacementError;
 use crate::config::OperatorConfig;
@@ -28,37 +30,43 @@ pub struct World {
     pub nodes: Vec<Node>,
     /// When models were last used: what gateways write.
     pub leases: Vec<Lease>,
+    /// Every volume of weights that this operator made.
+    pub volumes: Vec<PersistentVolume>,
+    /// Their claims.
+    pub claims: Vec<PersistentVolumeClaim>,
+    /// When.
+    pub read_at: Timestamp,
 }
 
 /// Reads it.
 pub async fn read(client: &Client, config: &OperatorConfig) -> Result<World, PlacementError> {
+    let read_at = Timestamp::now();
     let all = ListParams::default();
-    let failed = |kind| move |source| PlacementError::Read { kind, source };
-    let envelopes = Api::<NodeEnvelope>::all(client.clone()).list(&all).await.map_err(failed("NodeEnvelopes"))?;
-    let models: Api<LocalModel> = match &config.namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    };
-    let models = models.list(&all).await.map_err(failed("LocalModels"))?;
-    let nodes = Api::<Node>::all(client.clone()).list(&all).await.map_err(failed("nodes"))?;
-    let pods: Api<Pod> = match &config.namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    };
     let ours = ListParams::default().labels(&format!("app.kubernetes.io/managed-by={MANAGER}"));
-    let pods = pods.list(&ours).await.map_err(failed("pods"))?;
-    let leases: Api<Lease> = match &config.namespace {
+    let models_used = ListParams::default().labels(MODEL_LABEL);
+    let failed = |kind| move |source| PlacementError::Read { kind, source };
+    let envelopes = Api::<NodeEnvelope>::all(client.clone()).list(&all).await.map_err(failed("NodeEnvelopes"))?.items;
+    let models = list::<LocalModel>(client, config, &all).await.map_err(failed("LocalModels"))?;
+    let nodes = Api::<Node>::all(client.clone()).list(&all).await.map_err(failed("nodes"))?.items;
+    let pods = list::<Pod>(client, config, &ours).await.map_err(failed("pods"))?;
+    let leases = list::<Lease>(client, config, &models_used).await.map_err(failed("Leases"))?;
+    let volumes = Api::<PersistentVolume>::all(client.clone()).list(&ours).await;
+    let volumes = volumes.map_err(failed("PersistentVolumes"))?.items;
+    let claims = list::<PersistentVolumeClaim>(client, config, &ours).await;
+    let claims = claims.map_err(failed("PersistentVolumeClaims"))?;
+    Ok(World { models, envelopes, pods, nodes, leases, volumes, claims, read_at })
+}
+
+/// From where this operator serves.
+async fn list<T>(client: &Client, config: &OperatorConfig, params: &ListParams) -> Result<Vec<T>, kube::Error>
+where
+    T: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let api: Api<T> = match &config.namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
-    let leases = leases.list(&ListParams::default().labels(MODEL_LABEL)).await.map_err(failed("Leases"))?;
-    Ok(World {
-        leases: leases.items,
-        models: models.items,
-        envelopes: envelopes.items,
-        pods: pods.items,
-        nodes: nodes.items,
-    })
+    Ok(api.list(params).await?.items)
 }
 
 impl World {

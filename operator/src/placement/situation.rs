@@ -110,7 +110,7 @@ fn wish(
             MemoryPolicy::Enforce => Policy::Enforce,
             MemoryPolicy::Warn => Policy::Warn,
         },
-        nodes: allowed_nodes(world, validated.as_ref()),
+        nodes: allowed_nodes(&world.nodes, validated.as_ref()),
         weights_on: known.nodes(),
         not_before: None,
     };
@@ -140,7 +140,8 @@ fn wanted_since(object: &LocalModel, requested_since: Option<Timestamp>) -> Opti
     refused.or_else(|| object.metadata.creation_timestamp.as_ref().map(|time| time.0))
 }
 
-fn allowed_nodes(world: &World, model: Option<&ValidatedModel>) -> BTreeSet<String> {
+/// The nodes that a model may go to, by its spec and their labels and taints.
+pub(super) fn allowed_nodes(nodes: &[Node], model: Option<&ValidatedModel>) -> BTreeSet<String> {
     let is_allowed = |node: &&Node| {
         let Some(model) = model else { return true };
         let labels = node.metadata.labels.clone().unwrap_or_default();
@@ -154,7 +155,7 @@ fn allowed_nodes(world: &World, model: Option<&ValidatedModel>) -> BTreeSet<Stri
         };
         selected && !taints.iter().any(keeps_out)
     };
-    world.nodes.iter().filter(is_allowed).map(ResourceExt::name_any).collect()
+    nodes.iter().filter(is_allowed).map(ResourceExt::name_any).collect()
 }
 
 /// As the scheduler sees it.

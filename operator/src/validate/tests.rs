@@ -20,7 +20,7 @@ fn accepted() -> LocalModel {
     object
 }
 
-fn config() -> OperatorConfig {
+pub(crate) fn config() -> OperatorConfig {
     OperatorConfig {
         namespace: None,
         runtime_image: "kindling:test".to_owned(),
@@ -34,6 +34,7 @@ fn config() -> OperatorConfig {
         lease_namespace: "kindling".to_owned(),
         identity: "test".to_owned(),
         metrics_listen: ([127, 0, 0, 1], 0).into(),
+        webhook: None,
     }
 }
 

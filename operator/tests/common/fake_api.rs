@@ -123,7 +123,8 @@ impl State {
     /// The objects of a kind, in all namespaces, if the path is that of a kind.
     fn list(&self, path: &str) -> Option<Value> {
         let (group, kind) = path.rsplit_once('/')?;
-        let kinds = ["pods", "nodes", "localmodels", "nodeenvelopes", "leases"];
+        let kinds =
+            ["pods", "nodes", "localmodels", "nodeenvelopes", "leases", "persistentvolumes", "persistentvolumeclaims"];
         if !kinds.contains(&kind) {
             return None;
         }
@@ -143,11 +144,29 @@ impl State {
             object["status"] = body["status"].take();
             return respond(StatusCode::OK, object);
         }
+        if body.get("webhooks").is_some() {
+            return self.merge_webhooks(path, &body);
+        }
         if body["kind"] == "Service" {
             body["spec"]["clusterIP"] = json!("10.96.0.7");
         }
         self.objects.insert(path.to_owned(), body.clone());
         respond(StatusCode::OK, &body)
+    }
+}
+
+impl State {
+    /// A strategic merge, as far as webhooks go: by name, and only what is named.
+    fn merge_webhooks(&mut self, path: &str, body: &Value) -> Response<Body> {
+        let found = self.objects.get_mut(path).unwrap();
+        for change in body["webhooks"].as_array().unwrap() {
+            let webhooks = found["webhooks"].as_array_mut().unwrap();
+            let webhook = webhooks.iter_mut().find(|webhook| webhook["name"] == change["name"]).unwrap();
+            for (name, value) in change["clientConfig"].as_object().unwrap() {
+                webhook["clientConfig"][name] = value.clone();
+            }
+        }
+        respond(StatusCode::OK, found)
     }
 }
 

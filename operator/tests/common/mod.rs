@@ -22,5 +22,6 @@ pub fn config() -> OperatorConfig {
         lease_namespace: "kindling".to_owned(),
         identity: "test".to_owned(),
         metrics_listen: ([127, 0, 0, 1], 0).into(),
+        webhook: None,
     }
 }

@@ -1,0 +1,68 @@
+//! What would become of a model as somebody is about to ask for it, by what the last round knew. Pure.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::Node;
+use kindling_api::{LocalModel, NodeEnvelope};
+use kindling_envelope::Model;
+use kindling_envelope::ledger::{Activation, Policy, Situation, Verdict, Wish, plan};
+use kube::ResourceExt;
+
+use super::ledger::key;
+use super::situation::{allowed_nodes, need};
+use crate::validate::ValidatedModel;
+
+/// What the last round was decided from.
+#[derive(Clone, Debug)]
+pub struct LastRound {
+    nodes: Vec<Node>,
+    /// Nodes that have an envelope and no measurement yet: nobody knows what would fit there.
+    unmeasured: BTreeSet<String>,
+    situation: Situation,
+}
+
+impl LastRound {
+    /// Of everything that a round read.
+    pub fn new(nodes: Vec<Node>, envelopes: &[NodeEnvelope], situation: Situation) -> Self {
+        let is_unmeasured = |envelope: &&NodeEnvelope| envelope.status.as_ref().is_none_or(|it| it.memory.is_none());
+        let unmeasured = envelopes.iter().filter(is_unmeasured).map(ResourceExt::name_any).collect();
+        Self { nodes, unmeasured, situation }
+    }
+
+    /// What a round would say of this model, were it asked for then, wanted at once and with its weights at hand. What
+    /// it has of an earlier spec counts as gone, and its policy as `Enforce`: the answer is whether it fits.
+    pub fn verdict(&self, object: &LocalModel, model: &ValidatedModel, facts: &Model) -> Verdict {
+        let uid = &model.owner.uid;
+        let mut situation = self.situation.clone();
+        situation.wishes.retain(|wish| wish.model != *uid);
+        situation.pods.retain(|pod| pod.model != *uid);
+        for node in &mut situation.nodes {
+            node.reservations.retain(|held| held.model != *uid);
+        }
+        let nodes = allowed_nodes(&self.nodes, Some(model));
+        let wish = Wish {
+            key: key(uid, 0),
+            name: format!("{}/{}", model.namespace, model.name),
+            model: uid.clone(),
+            need: Some(need(model, facts)),
+            priority: object.spec.memory.priority,
+            activation: Activation::Always,
+            wanted_since: situation.now,
+            last_used: None,
+            min_resident: object.spec.lifecycle.min_resident(),
+            load_time: None,
+            policy: Policy::Enforce,
+            weights_on: nodes.clone(),
+            nodes,
+            not_before: None,
+        };
+        let key = wish.key.clone();
+        situation.wishes.push(wish);
+        plan(&situation).verdicts.remove(&key).unwrap_or(Verdict::FactsUnknown)
+    }
+
+    /// Whether this model may go to a node of which it is not known yet what fits there.
+    pub fn has_unmeasured_node_for(&self, model: &ValidatedModel) -> bool {
+        !allowed_nodes(&self.nodes, Some(model)).is_disjoint(&self.unmeasured)
+    }
+}
