@@ -20,11 +20,11 @@ impl SmallDisk {
         match mounted {
             Ok(output) if output.status.success() => Some(Self(folder)),
             Ok(output) => {
-                println!("SKIPPED: a small disk can't be mounted here: {}", String::from_utf8_lossy(&output.stderr));
+                eprintln!("SKIPPED: a small disk can't be mounted here: {}", String::from_utf8_lossy(&output.stderr));
                 None
             }
             Err(error) => {
-                println!("SKIPPED: there is no mount: {error}");
+                eprintln!("SKIPPED: there is no mount: {error}");
                 None
             }
         }

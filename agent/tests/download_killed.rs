@@ -53,10 +53,9 @@ async fn what_a_killed_process_noted_is_not_asked_for_again() {
     scratch.pull_telling(&server, &mut |progress| _ = kept.get_or_insert(progress.kept_bytes)).await.unwrap();
     scratch.assert_whole(&content(LENGTH));
     let (kept, asked) = (kept.unwrap(), server.asked_bytes());
-    println!("of {LENGTH} bytes the first process was sent {sent} and had noted {kept}; the second asked for {asked}");
+    eprintln!("of {LENGTH} bytes the first process was sent {sent} and had noted {kept}; the second asked for {asked}");
     assert_eq!(asked, LENGTH as u64 - kept, "exactly what was missing");
-    // a stream loses at most what it had not noted yet, and what lay in buffers of the sockets
+    // a stream loses what it had not noted yet, and what lay in buffers on the way
     let lost = sent.saturating_sub(kept);
-    assert!(lost <= STREAMS * (WINDOW + 6 * MIB as u64), "{lost} bytes of {sent} were lost");
-    assert!(kept >= LENGTH as u64 / 4, "much of what came was noted: {kept}");
+    assert!(lost <= STREAMS * 3 * WINDOW, "{lost} bytes of {sent} were lost");
 }

@@ -25,13 +25,13 @@ fn can_tell(scratch: &Scratch) -> bool {
     let written = scratch.folder.path().join("written");
     std::fs::write(&written, vec![1; MIB]).unwrap();
     let Some(cached) = resident(&written) else {
-        println!("SKIPPED: there is no fincore (package util-linux), so nobody can tell what is in the page cache");
+        eprintln!("SKIPPED: there is no fincore (package util-linux), so nobody can tell what is in the page cache");
         return false;
     };
     assert_eq!(cached, MIB as u64, "what was just written is in the page cache");
     let kind = nix::sys::statfs::statfs(scratch.folder.path()).unwrap().filesystem_type();
     if kind == nix::sys::statfs::TMPFS_MAGIC {
-        println!("SKIPPED: the temporary folder is in memory; set TMPDIR to a folder on a disk");
+        eprintln!("SKIPPED: the temporary folder is in memory; set TMPDIR to a folder on a disk");
         return false;
     }
     true
@@ -47,20 +47,20 @@ async fn of_a_download_and_an_import_next_to_nothing_stays_in_the_page_cache() {
     let server = Server::start(content(LENGTH), Ways::default()).await;
     scratch.pull(&server).await.unwrap();
     let downloaded = resident(&scratch.target()).unwrap();
-    println!("{downloaded} of {LENGTH} bytes are cached after a download in ranges");
+    eprintln!("{downloaded} of {LENGTH} bytes are cached after a download in ranges");
     assert!(downloaded <= LENGTH as u64 / 50, "{downloaded} bytes of {LENGTH} are cached");
 
     let in_order = Scratch { settings: Settings { streams: 1, ..Settings::default() }, ..Scratch::new() };
     in_order.pull(&server).await.unwrap();
     let downloaded = resident(&in_order.target()).unwrap();
-    println!("{downloaded} of {LENGTH} bytes are cached after a download in one stream");
+    eprintln!("{downloaded} of {LENGTH} bytes are cached after a download in one stream");
     assert!(downloaded <= LENGTH as u64 / 50, "{downloaded} bytes of {LENGTH} are cached");
 
     let copied = Scratch::new();
     copied.cache().import(&scratch.target(), &source(), &mut |_| ()).unwrap();
     for file in [scratch.target(), copied.target()] {
         let cached = resident(&file).unwrap();
-        println!("{cached} of {LENGTH} bytes of {} are cached after an import", file.display());
+        eprintln!("{cached} of {LENGTH} bytes of {} are cached after an import", file.display());
         assert!(cached <= LENGTH as u64 / 50, "{cached} bytes of {LENGTH} are cached");
     }
 }

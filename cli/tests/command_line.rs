@@ -122,6 +122,15 @@ fn an_import_is_listed_and_a_second_one_copies_nothing() {
     let list = kindling().args(["cache", "list", "--cache"]).arg(folder.join("cache")).output().expect("list");
     let list = String::from_utf8(list.stdout).expect("UTF-8");
     assert!(list.contains("hf:org/repo@main  1 file"), "{list}");
+    let remove = || {
+        let mut command = kindling();
+        command.args(["cache", "remove", "hf:org/repo", "--cache"]).arg(folder.join("cache"));
+        command
+    };
+    let removed = String::from_utf8(remove().output().expect("remove").stdout).expect("UTF-8");
+    assert!(removed.starts_with("removed: hf:org/repo@main"), "{removed}");
+    assert!(!folder.join("cache/models/hf/org").exists());
+    assert!(failure(&mut remove()).contains("hf:org/repo@main is not in the cache"));
 }
 
 #[test]
