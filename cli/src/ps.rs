@@ -65,7 +65,7 @@ fn state(found: &Found, model: &LocalModel) -> String {
 
 fn json(found: &Found) -> Value {
     let nodes = match &found.nodes {
-        Ok(nodes) => json!(nodes.iter().map(|node| node_json(node)).collect::<Vec<_>>()),
+        Ok(nodes) => json!(nodes.iter().map(node_json).collect::<Vec<_>>()),
         Err(_) => Value::Null,
     };
     let models = found.models.iter().map(|model| {
