@@ -4,6 +4,7 @@
 mod common;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use common::{Node, reservation, with_token};
 use kindling_agent::cache::Cache;
@@ -40,7 +41,9 @@ async fn settled(name: &str, reserved: &[&str]) -> Node {
     let mut node = Node::start(name).await;
     let reservations = reserved.iter().map(|model| reservation(model, 1, ReservationState::Resident));
     node.set_ledger(reservations.collect()).await;
-    node.until("settled", |now| now.is_settled && now.ledger.is_some()).await;
+    // an agent waits ten seconds for those who held a grant of the one before it
+    let settled = node.snapshots.wait_for(|now| now.is_settled && now.ledger.is_some());
+    tokio::time::timeout(Duration::from_secs(60), settled).await.expect("it settles").unwrap();
     node
 }
 
