@@ -18,7 +18,7 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use kindling_envelope::Footprint;
 use kindling_envelope::ledger::{Misfit, Verdict};
-use kube::Client;
+use kube::{Client, ResourceExt};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,7 @@ use crate::config::OperatorConfig;
 use carry_out::Failures;
 
 use crate::facts::{Asked, Facts, FactsCache, Known};
+use crate::named::Named;
 use crate::validate::Weights;
 
 pub use carry_out::{PlacementError, quantity};
@@ -82,6 +83,7 @@ pub struct Placement {
     client: Client,
     config: OperatorConfig,
     facts: Arc<FactsCache>,
+    named: Named,
     wake: Arc<Notify>,
     said: Mutex<Said>,
     last_round: Mutex<Option<Arc<LastRound>>>,
@@ -103,7 +105,8 @@ impl Placement {
     ) -> Self {
         let (said, last_round) = (Mutex::default(), Mutex::default());
         let (refused, not_before) = (Mutex::default(), Mutex::default());
-        Self { client, config, facts, wake, said, last_round, refused, not_before, changed }
+        let named = Named::new(facts.agents());
+        Self { client, config, facts, named, wake, said, last_round, refused, not_before, changed }
     }
 
     /// Something changed: look soon.
@@ -215,6 +218,10 @@ impl Placement {
     fn ask_agents(&self, world: &read::World, wished: &[situation::Wished], verdicts: &BTreeMap<String, Verdict>) {
         let sources: Vec<_> = wished.iter().filter_map(|wished| wished.asked.clone()).collect();
         self.facts.keep_only(&sources);
+        // An operator of one namespace doesn't know what those of others name.
+        if self.config.namespace.is_none() {
+            self.named.tell(&world.models, world.agents(&world.envelopes.iter().map(ResourceExt::name_any).collect()));
+        }
         for wished in wished {
             let Some(asked) = &wished.asked else { continue };
             let agents = world.agents(&wished.wish.nodes);
