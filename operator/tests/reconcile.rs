@@ -569,3 +569,19 @@ async fn node_that_was_removed_takes_its_ledger_along_and_the_model_goes_elsewhe
     assert_eq!(found["spec"]["reservations"][0]["model"], "models/smollm2");
     assert!(scenario.api.get(POD).unwrap().to_string().contains("spark-2"));
 }
+
+#[tokio::test]
+async fn model_on_a_lost_node_says_so() {
+    let scenario = Scenario::new();
+    scenario.settle().await.unwrap();
+    scenario.pod_runs(true);
+    scenario.runtime_is(State::Ready);
+    scenario.settle().await.unwrap();
+    assert_eq!(scenario.reason(), "Serving");
+    let mut node = scenario.api.get("/api/v1/nodes/spark-1").unwrap();
+    node["status"]["conditions"][0]["status"] = json!("Unknown");
+    scenario.api.put("/api/v1/nodes/spark-1", node);
+    scenario.settle().await.unwrap();
+    assert_eq!(scenario.reason(), "NodeLost");
+    assert_eq!(scenario.ledger(), ["models/smollm2 Resident"], "nobody knows that its memory is free");
+}
