@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::lock::FolderLock;
-use crate::manifest::{FileRecord, Manifest};
+use crate::manifest::{FileRecord, Manifest, Origin};
+use crate::page_cache::{self, ReadOnce, WINDOW_BYTES};
 use crate::source::HubSource;
 
 /// Bytes per read while copying: large enough for the disk, small enough for a smooth progress bar.
@@ -58,6 +59,20 @@ pub enum CacheError {
         path: PathBuf,
         /// The failure.
         source: io::Error,
+    },
+    /// Nothing of this name is there.
+    #[error("{name} is not in the cache {}; `kindling cache list` says what is", root.display())]
+    NotThere {
+        /// What was asked for.
+        name: String,
+        /// The cache.
+        root: PathBuf,
+    },
+    /// Somebody writes there.
+    #[error("{name} is being downloaded or imported at this moment; try again when that is over")]
+    InUse {
+        /// What was asked for.
+        name: String,
     },
     /// The given file cannot be a model's.
     #[error("{} cannot be imported: {reason}", path.display())]
@@ -116,22 +131,28 @@ impl Cache {
         let name = file.file_name().and_then(|name| name.to_str()).ok_or_else(|| refuse("its name is not UTF-8"))?;
         crate::source::check_file_name(name).map_err(|_| refuse("its name has characters that no hub allows"))?;
         let folder = self.folder(source);
-        fs::create_dir_all(&folder).map_err(at("make folder", &folder))?;
         let target = folder.join(name);
         let _lock = FolderLock::take(&folder)?;
         let mut manifest = Manifest::read(&folder).map_err(at("read the manifest in", &folder))?;
-
-        if manifest.holds(&folder, name) {
-            let record =
-                FileRecord { bytes: metadata.len(), sha256: digest(file, progress).map_err(at("read", file))? };
-            if manifest.files.get(name) == Some(&record) {
-                return Ok(Imported { path: target, record, already_there: true });
+        let same = match manifest.files.get(name) {
+            Some(record) if manifest.holds(&folder, name) && record.bytes == metadata.len() => {
+                let found = digest(file, progress).map_err(at("read", file))?;
+                (record.sha256 == found).then(|| record.clone())
             }
+            _ => None,
+        };
+        let already_there = same.is_some();
+        let record = match same {
+            Some(record) => record,
+            None => copy_whole(file, &target, progress)?,
+        };
+        // also what was downloaded before: from now on nobody but a person takes it away
+        let record = FileRecord { origin: Some(Origin::Imported), unnamed_since: None, ..record };
+        if manifest.files.get(name) != Some(&record) {
+            manifest.files.insert(name.to_owned(), record.clone());
+            manifest.write(&folder).map_err(at("write the manifest in", &folder))?;
         }
-        let record = copy_whole(file, &target, progress)?;
-        manifest.files.insert(name.to_owned(), record.clone());
-        manifest.write(&folder).map_err(at("write the manifest in", &folder))?;
-        Ok(Imported { path: target, record, already_there: false })
+        Ok(Imported { path: target, record, already_there })
     }
 
     /// Everything in the cache, by name.
@@ -140,30 +161,40 @@ impl Cache {
     /// [`CacheError`] if a folder or a manifest cannot be read. A cache that does not exist yet is empty.
     pub fn list(&self) -> Result<Vec<CachedModel>, CacheError> {
         let mut models = Vec::new();
+        for (source, folder) in self.folders()? {
+            let manifest = Manifest::read(&folder).map_err(at("read the manifest in", &folder))?;
+            models.push(CachedModel {
+                name: source.to_string(),
+                num_files: manifest.files.len(),
+                num_bytes: manifest.files.values().map(|record| record.bytes).sum(),
+                folder,
+            });
+        }
+        Ok(models)
+    }
+
+    /// The folders of all models, by name. What has no name that a model could have is no model's.
+    pub(crate) fn folders(&self) -> Result<Vec<(HubSource, PathBuf)>, CacheError> {
+        let mut found = Vec::new();
         let hub = self.root.join("models/hf");
         for organisation in folders(&hub)? {
             for repository in folders(&hub.join(&organisation))? {
-                let repository_folder = hub.join(&organisation).join(&repository);
-                for revision in folders(&repository_folder)? {
-                    let folder = repository_folder.join(&revision);
-                    let manifest = Manifest::read(&folder).map_err(at("read the manifest in", &folder))?;
-                    models.push(CachedModel {
-                        name: format!("hf:{organisation}/{repository}@{revision}"),
-                        num_files: manifest.files.len(),
-                        num_bytes: manifest.files.values().map(|record| record.bytes).sum(),
-                        folder,
-                    });
+                for revision in folders(&hub.join(&organisation).join(&repository))? {
+                    if let Ok(source) = HubSource::new(&format!("{organisation}/{repository}"), &revision) {
+                        found.push((source.clone(), self.folder(&source)));
+                    }
                 }
             }
         }
-        Ok(models)
+        Ok(found)
     }
 }
 
 /// Copies through a temporary file beside the target and renames it when it is whole and on disk.
 fn copy_whole(file: &Path, target: &Path, progress: &mut dyn FnMut(u64)) -> Result<FileRecord, CacheError> {
     let temporary = target.with_extension(format!("{}.partial", std::process::id()));
-    let result = copy_hashing(file, &temporary, progress)
+    let result = File::open(file)
+        .and_then(|from| copy_hashing(from, &temporary, progress))
         .and_then(|record| fs::rename(&temporary, target).map(|()| record))
         .map_err(at("copy into the cache", target));
     if result.is_err() {
@@ -173,15 +204,16 @@ fn copy_whole(file: &Path, target: &Path, progress: &mut dyn FnMut(u64)) -> Resu
     result
 }
 
-fn copy_hashing(file: &Path, temporary: &Path, progress: &mut dyn FnMut(u64)) -> io::Result<FileRecord> {
-    let mut reader = File::open(file)?;
+/// Copies, and leaves neither of the two in the page cache.
+pub(crate) fn copy_hashing(from: File, temporary: &Path, progress: &mut dyn FnMut(u64)) -> io::Result<FileRecord> {
+    let mut reader = ReadOnce::new(from);
     // Under the folder's lock, so what lies there is left over from a process of the same number. `create_new` follows
     // no link that somebody put there.
     remove_if_there(temporary)?;
     let mut writer = File::create_new(temporary)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; COPY_CHUNK_BYTES];
-    let mut bytes = 0;
+    let (mut bytes, mut settled) = (0, 0);
     loop {
         let length = reader.read(&mut buffer)?;
         if length == 0 {
@@ -190,10 +222,15 @@ fn copy_hashing(file: &Path, temporary: &Path, progress: &mut dyn FnMut(u64)) ->
         hasher.update(&buffer[..length]);
         writer.write_all(&buffer[..length])?;
         bytes += length as u64;
+        if bytes - settled >= WINDOW_BYTES {
+            page_cache::settle(&writer, &(settled..bytes))?;
+            settled = bytes;
+        }
         progress(bytes);
     }
     writer.sync_all()?;
-    Ok(FileRecord { bytes, sha256: hex(&hasher.finalize()) })
+    page_cache::forget_all(&writer);
+    Ok(FileRecord::downloaded(bytes, hex(&hasher.finalize())))
 }
 
 pub(crate) fn remove_if_there(file: &Path) -> io::Result<()> {
@@ -205,7 +242,7 @@ pub(crate) fn remove_if_there(file: &Path) -> io::Result<()> {
 
 /// SHA-256 of a file, as lower-case hex.
 pub(crate) fn digest(file: &Path, progress: &mut dyn FnMut(u64)) -> io::Result<String> {
-    let mut reader = File::open(file)?;
+    let mut reader = ReadOnce::new(File::open(file)?);
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; COPY_CHUNK_BYTES];
     let mut bytes = 0;

@@ -4,13 +4,14 @@
 //! Reads top to bottom: [`run`] starts the tasks. [`memory`] reads the kernel, [`watch`] and [`grants`] decide and are
 //! pure, [`desk`] is the one task that asks them and that all others talk to. [`service`] is the gRPC side of it,
 //! behind the [`gate`] that knows who calls; [`publish`] tells the cluster, [`metrics`] tells Prometheus;
-//! [`downloads`] fills the cache.
+//! [`downloads`] fills the cache, and takes away what [`keep`] says that nobody names.
 
 pub mod desk;
 pub mod downloads;
 pub mod gate;
 pub mod grants;
 mod http;
+pub mod keep;
 pub mod memory;
 pub mod metrics;
 pub mod publish;

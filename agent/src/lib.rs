@@ -6,9 +6,23 @@
 //! Only [`daemon`] knows Kubernetes. This crate never reads what is inside a model file.
 
 pub mod cache;
+pub mod collect;
 pub mod daemon;
 pub mod download;
 pub mod hub;
 mod lock;
 pub mod manifest;
+mod page_cache;
+mod share;
 pub mod source;
+
+/// An error with its causes, in one line.
+pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    text
+}

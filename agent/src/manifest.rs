@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,29 @@ pub struct FileRecord {
     pub bytes: u64,
     /// Lower-case hex.
     pub sha256: String,
+    /// How it came here; unset where an earlier version of Kindling did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// Since when no LocalModel names it, in seconds since 1970; unset while one does, or while nobody looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unnamed_since: Option<u64>,
+}
+
+/// How a file came into the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// From a hub: it can be had again, so it may go when nobody names it.
+    Downloaded,
+    /// By a person, who alone may take it away.
+    Imported,
+}
+
+impl FileRecord {
+    /// Of a file that came from a hub.
+    pub fn downloaded(bytes: u64, sha256: String) -> Self {
+        Self { bytes, sha256, origin: Some(Origin::Downloaded), unnamed_since: None }
+    }
 }
 
 impl Manifest {
@@ -50,7 +73,12 @@ impl Manifest {
     /// If the folder cannot be written.
     pub fn write(&self, folder: &Path) -> io::Result<()> {
         let temporary = folder.join(format!("{FILE_NAME}.{}.partial", std::process::id()));
-        fs::write(&temporary, serde_json::to_vec_pretty(self)?)?;
+        // new, so that no link is followed that somebody put there
+        crate::cache::remove_if_there(&temporary)?;
+        let mut file = fs::File::create_new(&temporary)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
+        // an empty manifest after a crash would make all that is here unknown
+        file.sync_all()?;
         fs::rename(temporary, folder.join(FILE_NAME))
     }
 

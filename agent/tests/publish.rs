@@ -100,9 +100,10 @@ impl ReadFacts for NoFacts {
     }
 }
 
-fn config(name: &str) -> AgentConfig {
-    let folder = std::env::temp_dir().join(format!("kindling-agent-publish-{}-{name}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
+/// Below a folder that goes when it is dropped.
+fn config() -> (AgentConfig, tempfile::TempDir) {
+    let scratch = tempfile::Builder::new().prefix("kindling-agent-publish-").tempdir().unwrap();
+    let folder = scratch.path().to_owned();
     let config = AgentConfig {
         node: "spark-1".to_owned(),
         listen: ([127, 0, 0, 1], 0).into(),
@@ -110,13 +111,14 @@ fn config(name: &str) -> AgentConfig {
         procfs_root: folder.clone(),
         sysfs_root: PathBuf::from("/a/folder/that/is/not/there"),
         cache: folder.join("cache"),
+        keep_unnamed: Duration::from_secs(3600),
         allowed_host_path_prefixes: Vec::new(),
         operator_account: "system:serviceaccount:kindling-system:kindling-operator".to_owned(),
         floor_run: None,
         floor_start: None,
     };
     set_available(&config, 50);
-    config
+    (config, scratch)
 }
 
 fn free_port() -> u16 {
@@ -141,7 +143,7 @@ async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_envelope_is_made_filled_and_kept_up_to_date() {
-    let (api, config) = (FakeApi::default(), config("life"));
+    let (api, (config, _scratch)) = (FakeApi::default(), config());
     let stop = CancellationToken::new();
     let agent = tokio::spawn(run_with(api.client(), config.clone(), Arc::new(NoFacts), stop.clone()));
 
@@ -169,14 +171,13 @@ async fn the_envelope_is_made_filled_and_kept_up_to_date() {
     stop.cancel();
     let ended = tokio::time::timeout(Duration::from_secs(5), agent).await.expect("it ends in time");
     ended.unwrap().unwrap();
-    std::fs::remove_dir_all(config.procfs_root).unwrap();
 }
 
 #[tokio::test]
 async fn what_cannot_work_is_refused_at_the_start() {
     let run =
         async |config| run_with(FakeApi::default().client(), config, Arc::new(NoFacts), CancellationToken::new()).await;
-    let config = config("refused");
+    let (config, _scratch) = config();
     let upside_down = AgentConfig { floor_start: Some(Bytes::gib(1)), ..config.clone() };
     assert!(matches!(run(upside_down).await, Err(RunError::Floors { .. })));
     let wildcard = AgentConfig { listen: ([0, 0, 0, 0], 0).into(), ..config.clone() };
@@ -186,5 +187,4 @@ async fn what_cannot_work_is_refused_at_the_start() {
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = AgentConfig { listen: holder.local_addr().unwrap(), ..config.clone() };
     assert!(matches!(run(taken).await, Err(RunError::Listen { .. })));
-    std::fs::remove_dir_all(config.procfs_root).unwrap();
 }

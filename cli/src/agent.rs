@@ -5,6 +5,7 @@ mod node_facts;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kindling_agent::cache::Cache;
 use kindling_agent::daemon::{self, AgentConfig};
@@ -34,6 +35,10 @@ pub struct Args {
     /// Folder of the node's cache of weights.
     #[arg(long, default_value = "/var/lib/kindling/cache", value_name = "FOLDER")]
     cache: PathBuf,
+    /// How long files stay in the cache that no LocalModel names, e.g. 168h; 0s removes them at once. Sooner when a wanted
+    /// download has no room. What was imported by hand stays.
+    #[arg(long, value_name = "DURATION", default_value = "168h", value_parser = duration)]
+    keep_unnamed: Duration,
     /// Find models below this folder; may be given several times.
     #[arg(long = "allowed-host-path-prefix", value_name = "FOLDER")]
     allowed_host_path_prefixes: Vec<PathBuf>,
@@ -57,6 +62,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         procfs_root,
         sysfs_root,
         cache,
+        keep_unnamed,
         allowed_host_path_prefixes,
         operator_account,
         floor_run,
@@ -70,10 +76,46 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         procfs_root,
         sysfs_root,
         cache: cache.clone(),
+        keep_unnamed,
         allowed_host_path_prefixes,
         operator_account,
         floor_run,
         floor_start,
     };
     Ok(daemon::run(config, Arc::new(NodeFacts::new(Cache::at(cache))), interrupt::token()?).await?)
+}
+
+/// Hours, minutes and seconds, each with its letter, e.g. `168h` or `1h30m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no duration like 168h, 30m or 0s");
+    let mut seconds: u64 = 0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|letter: char| !letter.is_ascii_digit()).ok_or_else(wrong)?;
+        let unit = match rest.as_bytes()[end] {
+            b'h' => 3600,
+            b'm' => 60,
+            b's' => 1,
+            _ => return Err(wrong()),
+        };
+        let number: u64 = rest[..end].parse().map_err(|_| wrong())?;
+        seconds = number.checked_mul(unit).and_then(|part| seconds.checked_add(part)).ok_or_else(wrong)?;
+        rest = &rest[end + 1..];
+    }
+    if text.is_empty() { Err(wrong()) } else { Ok(Duration::from_secs(seconds)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        for (text, seconds) in [("168h", 604_800), ("0s", 0), ("1h30m", 5400), ("90s", 90)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "5", "h", "1d", "-1s", "1h ", "1.5h", "1µ", "99999999999999999999h", "9999999999999999h"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! `kindling cache`: put weights into a cache by hand, see what is there.
+//! `kindling cache`: put weights into a cache by hand, see what is there, take it out again.
 
 // The listing is this command's result, so it goes to standard output.
 #![allow(clippy::print_stdout)]
@@ -26,6 +26,8 @@ pub enum Command {
     Import(ImportArgs),
     /// List the models in the cache.
     List(ListArgs),
+    /// Take a model out of the cache, however it came there.
+    Remove(RemoveArgs),
 }
 
 /// Which cache.
@@ -58,11 +60,24 @@ pub struct ListArgs {
     place: Place,
 }
 
+/// Arguments of `kindling cache remove`.
+#[derive(clap::Args)]
+pub struct RemoveArgs {
+    /// Which model: hf:org/repo or hf:org/repo@revision, as `kindling cache list` prints it.
+    name: HubSource,
+    /// Only this file of it; may be given several times.
+    #[arg(long = "file", value_name = "FILE")]
+    files: Vec<String>,
+    #[command(flatten)]
+    place: Place,
+}
+
 /// Runs `kindling cache`.
 pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Import(args) => import(args),
         Command::List(args) => list(args),
+        Command::Remove(args) => remove(args),
     }
 }
 
@@ -120,5 +135,12 @@ fn list(args: ListArgs) -> anyhow::Result<()> {
         let files = if model.num_files == 1 { "file" } else { "files" };
         println!("{}  {} {files}  {}", model.name, model.num_files, mebibytes(model.num_bytes));
     }
+    Ok(())
+}
+
+fn remove(args: RemoveArgs) -> anyhow::Result<()> {
+    let RemoveArgs { name, files, place } = args;
+    let freed = place.open()?.remove(&name, &files)?;
+    println!("removed: {name} ({})", mebibytes(freed));
     Ok(())
 }

@@ -2,15 +2,12 @@
 
 mod table;
 
-use std::process::ExitCode;
-
 use clap::ValueEnum;
 use kindling_api::{LocalModel, NodeEnvelope};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use crate::cluster::{self, Found};
-use crate::exit;
 
 /// List the models of a cluster, with their memory as predicted and as measured
 ///
@@ -32,12 +29,8 @@ enum Output {
 }
 
 /// Runs `kindling ps`.
-pub async fn run(args: Args) -> ExitCode {
-    exit::code(list(args).await)
-}
-
 #[expect(clippy::print_stdout, reason = "this is the program's output")]
-async fn list(args: Args) -> anyhow::Result<()> {
+pub async fn run(args: Args) -> anyhow::Result<()> {
     let client = cluster::connect().await?;
     let found = cluster::read(&client, args.namespace.as_deref()).await?;
     match args.output {
@@ -65,7 +58,7 @@ fn state(found: &Found, model: &LocalModel) -> String {
 
 fn json(found: &Found) -> Value {
     let nodes = match &found.nodes {
-        Ok(nodes) => json!(nodes.iter().map(|node| node_json(node)).collect::<Vec<_>>()),
+        Ok(nodes) => json!(nodes.iter().map(node_json).collect::<Vec<_>>()),
         Err(_) => Value::Null,
     };
     let models = found.models.iter().map(|model| {

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
@@ -22,15 +22,15 @@ fn failure(args: &[&str]) -> String {
 }
 
 /// The tiny Llama of the models' goldens, with a tokenizer that has a token for each byte.
-fn tiny_model(name: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("kindling-bench-{name}-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("make a folder");
+fn tiny_model(name: &str) -> tempfile::TempDir {
+    let scratch = tempfile::Builder::new().prefix(&format!("kindling-bench-{name}-")).tempdir().expect("make a folder");
+    let folder = scratch.path();
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/models/tests/golden/tiny_llama");
     for name in ["config.json", "model.safetensors"] {
         std::fs::copy(golden.join(name), folder.join(name)).expect("copy the golden");
     }
     std::fs::write(folder.join("tokenizer.json"), byte_tokenizer()).expect("write the tokenizer");
-    folder
+    scratch
 }
 
 /// Printable ASCII, as byte-level tokenizers write it, after three special tokens.
@@ -91,7 +91,8 @@ fn what_cannot_be_measured_is_refused_before_anything_is_loaded() {
     assert!(said.contains("/no/such/model.gguf does not exist"), "{said}");
     let said = failure(&["org/repo", "--cache", "/no/such/cache"]);
     assert!(said.contains("org/repo") && said.contains("kindling pull"), "{said}");
-    let folder = tiny_model("refused");
+    let scratch = tiny_model("refused");
+    let folder = scratch.path().to_owned();
     let model = folder.to_str().expect("UTF-8");
     let said = failure(&[model, "--contexts", "9999"]);
     assert!(said.contains("9999 tokens") && said.contains("context of 512 tokens"), "{said}");
@@ -115,7 +116,8 @@ fn what_cannot_be_measured_is_refused_before_anything_is_loaded() {
 
 #[test]
 fn a_server_that_is_not_there_is_named() {
-    let folder = tiny_model("unreachable");
+    let scratch = tiny_model("unreachable");
+    let folder = scratch.path().to_owned();
     let model = folder.to_str().expect("UTF-8");
     // A port that was free a moment ago.
     let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
@@ -128,7 +130,8 @@ fn a_server_that_is_not_there_is_named() {
 
 #[test]
 fn a_server_with_several_models_leads_to_the_choice() {
-    let folder = tiny_model("several");
+    let scratch = tiny_model("several");
+    let folder = scratch.path().to_owned();
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let url = format!("http://{}/v1/", listener.local_addr().expect("address"));
     let server = std::thread::spawn(move || {
@@ -147,7 +150,8 @@ fn a_server_with_several_models_leads_to_the_choice() {
 
 #[test]
 fn the_json_holds_every_row_with_its_spread() {
-    let folder = tiny_model("json");
+    let scratch = tiny_model("json");
+    let folder = scratch.path().to_owned();
     let mut command = bench(&[folder.to_str().expect("UTF-8"), "--concurrency", "1,3", "--shared-prefix", "100"]);
     let report = json_of(&command.args(QUICK).output().expect("start kindling"));
     assert_eq!((&report["schema"], &report["path"], &report["runs"]), (&json!(1), &json!("in-process"), &json!(2)));
@@ -178,7 +182,8 @@ fn the_json_holds_every_row_with_its_spread() {
 
 #[test]
 fn steps_alone_are_measured_without_a_service() {
-    let folder = tiny_model("raw");
+    let scratch = tiny_model("raw");
+    let folder = scratch.path().to_owned();
     let mut command = bench(&[folder.to_str().expect("UTF-8"), "--raw", "--concurrency", "1,2"]);
     let report = json_of(&command.args(QUICK).output().expect("start kindling"));
     assert_eq!(report["path"], "raw");
@@ -195,7 +200,8 @@ fn steps_alone_are_measured_without_a_service() {
 
 #[test]
 fn another_server_does_the_same_work_and_the_ratio_is_told() {
-    let folder = tiny_model("compare");
+    let scratch = tiny_model("compare");
+    let folder = scratch.path().to_owned();
     let yaml = folder.join("localmodel.yaml");
     let spec = json!({
         "apiVersion": "kindling.dev/v1alpha1", "kind": "LocalModel", "metadata": {"name": "tiny"},
@@ -230,7 +236,8 @@ fn another_server_does_the_same_work_and_the_ratio_is_told() {
 
 #[test]
 fn ctrl_c_ends_it_with_what_was_measured() {
-    let folder = tiny_model("interrupted");
+    let scratch = tiny_model("interrupted");
+    let folder = scratch.path().to_owned();
     let mut child = bench(&[folder.to_str().expect("UTF-8"), "--concurrency=1", "--shared-prefix=0"])
         .args(["--no-memory-test", "--runs", "1000000", "--generate", "16", "--output", "json", "--contexts=40"])
         .stdout(Stdio::piped())

@@ -13,11 +13,9 @@ fn kindling() -> Command {
     command
 }
 
-fn scratch(name: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("kindling-cli-{name}-{}", std::process::id()));
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir_all(&folder).expect("scratch folder");
-    folder
+/// A folder that goes when it is dropped.
+fn scratch(name: &str) -> tempfile::TempDir {
+    tempfile::Builder::new().prefix(&format!("kindling-cli-{name}-")).tempdir().expect("scratch folder")
 }
 
 /// Standard error of a command that must fail.
@@ -29,7 +27,8 @@ fn failure(command: &mut Command) -> String {
 }
 
 fn up_with(name: &str, yaml: &str) -> String {
-    let file = scratch(name).join("localmodel.yaml");
+    let scratch = scratch(name);
+    let file = scratch.path().join("localmodel.yaml");
     std::fs::write(&file, yaml).expect("write the YAML");
     failure(kindling().args(["up", "--listen", "127.0.0.1:0", "-f"]).arg(&file))
 }
@@ -67,7 +66,8 @@ fn a_wrong_yaml_file_is_refused_with_the_place() {
 
 #[test]
 fn weights_that_are_none_are_refused_by_name() {
-    let folder = scratch("weights");
+    let scratch = scratch("weights");
+    let folder = scratch.path().to_owned();
     let file = folder.join("damaged.gguf");
     std::fs::write(&file, b"GGUF but not really").expect("write");
     let said = failure(kindling().args(["runtime", "--listen", "127.0.0.1:0", "--model-path"]).arg(&file));
@@ -78,7 +78,8 @@ fn weights_that_are_none_are_refused_by_name() {
 
 #[test]
 fn a_script_that_cannot_be_played_is_refused_with_the_rule() {
-    let file = scratch("script").join("script.yaml");
+    let scratch = scratch("script");
+    let file = scratch.path().join("script.yaml");
     std::fs::write(&file, "- outputs: [{play: a, token_ms: -5}]").expect("write the script");
     let said = failure(kindling().args(["runtime", "--model-path", "/no/such/model.gguf", "--script"]).arg(&file));
     assert!(said.contains("rule 1 of the script: token_ms"), "{said}");
@@ -97,7 +98,8 @@ fn a_taken_port_is_named() {
 
 #[test]
 fn a_hub_that_cannot_be_reached_leads_to_the_import() {
-    let cache = scratch("hub");
+    let scratch = scratch("hub");
+    let cache = scratch.path().to_owned();
     let mut pull = kindling();
     pull.args(["pull", "--hf-repo", "org/repo", "--cache"]).arg(&cache).env("HF_ENDPOINT", "http://127.0.0.1:9");
     let said = failure(&mut pull);
@@ -106,7 +108,8 @@ fn a_hub_that_cannot_be_reached_leads_to_the_import() {
 
 #[test]
 fn an_import_is_listed_and_a_second_one_copies_nothing() {
-    let folder = scratch("import");
+    let scratch = scratch("import");
+    let folder = scratch.path().to_owned();
     let file = folder.join("model.gguf");
     std::fs::write(&file, b"bytes").expect("write");
     let import = || {
@@ -119,12 +122,22 @@ fn an_import_is_listed_and_a_second_one_copies_nothing() {
     let list = kindling().args(["cache", "list", "--cache"]).arg(folder.join("cache")).output().expect("list");
     let list = String::from_utf8(list.stdout).expect("UTF-8");
     assert!(list.contains("hf:org/repo@main  1 file"), "{list}");
+    let remove = || {
+        let mut command = kindling();
+        command.args(["cache", "remove", "hf:org/repo", "--cache"]).arg(folder.join("cache"));
+        command
+    };
+    let removed = String::from_utf8(remove().output().expect("remove").stdout).expect("UTF-8");
+    assert!(removed.starts_with("removed: hf:org/repo@main"), "{removed}");
+    assert!(!folder.join("cache/models/hf/org").exists());
+    assert!(failure(&mut remove()).contains("hf:org/repo@main is not in the cache"));
 }
 
 #[test]
 fn an_import_for_a_node_belongs_to_the_pods_user_and_follows_no_link() {
     use std::os::unix::fs::{MetadataExt, symlink};
-    let folder = scratch("node");
+    let scratch = scratch("node");
+    let folder = scratch.path().to_owned();
     let (file, cache, outside) = (folder.join("model.gguf"), folder.join("cache"), folder.join("outside"));
     std::fs::write(&file, b"bytes").expect("write");
     std::fs::write(&outside, b"not the pods'").expect("write");

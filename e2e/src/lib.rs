@@ -16,9 +16,9 @@ mod stage;
 mod wait;
 
 pub use chat::{Answer, Gateway};
-pub use cluster::Cluster;
+pub use cluster::{Cluster, ClusterNode};
 pub use kubectl::Kubectl;
 pub use process::{Process, processes_of_pod};
-pub use simulator::Simulator;
+pub use simulator::{Machine, Simulated, Simulator};
 pub use stage::{Stage, story};
 pub use wait::{Patience, until};

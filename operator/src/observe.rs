@@ -145,7 +145,7 @@ pub fn situation(pod: &Pod) -> Situation {
     let containers = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
     let runtime = containers.iter().find(|container| container.name == RUNTIME_CONTAINER);
     let Some(runtime) = runtime else { return Situation::Pending };
-    cannot_start(runtime).unwrap_or_else(|| runtime_situation(runtime))
+    cannot_start(runtime).unwrap_or_else(|| runtime_situation(runtime, pod))
 }
 
 /// The kubelet's reasons for a container that never started.
@@ -168,15 +168,21 @@ fn cannot_start(container: &ContainerStatus) -> Option<Situation> {
     }
 }
 
-fn runtime_situation(container: &ContainerStatus) -> Situation {
+fn runtime_situation(container: &ContainerStatus, pod: &Pod) -> Situation {
     let is_running = container.state.as_ref().is_some_and(|state| state.running.is_some());
     if is_running {
-        return Situation::Started { is_ready: container.ready };
+        return Situation::Started { is_ready: container.ready && !is_called_unready(pod) };
     }
     match last_end(container) {
         Some(message) => Situation::Crashed { message, restarts: container.restart_count },
         None => Situation::Pending,
     }
+}
+
+/// Of a pod whose node is lost the control plane says so in the pod's condition; its container looks as it last did.
+fn is_called_unready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "False")
 }
 
 /// How the container last ended: its own words where it left some, and the exit code.

@@ -19,7 +19,7 @@ use k8s_openapi::jiff::Timestamp;
 use kindling_api::LearnedTerms;
 use kindling_envelope::Footprint;
 use kindling_envelope::ledger::{Misfit, Verdict};
-use kube::Client;
+use kube::{Client, ResourceExt};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +28,7 @@ use carry_out::Failures;
 
 use crate::facts::{Asked, Facts, FactsCache, Known};
 use crate::learned::lessons;
+use crate::named::Named;
 use crate::validate::Weights;
 
 pub use carry_out::{PlacementError, quantity};
@@ -87,6 +88,7 @@ pub struct Placement {
     client: Client,
     config: OperatorConfig,
     facts: Arc<FactsCache>,
+    named: Named,
     wake: Arc<Notify>,
     said: Mutex<Said>,
     last_round: Mutex<Option<Arc<LastRound>>>,
@@ -108,7 +110,8 @@ impl Placement {
     ) -> Self {
         let (said, last_round) = (Mutex::default(), Mutex::default());
         let (refused, not_before) = (Mutex::default(), Mutex::default());
-        Self { client, config, facts, wake, said, last_round, refused, not_before, changed }
+        let named = Named::new(facts.agents());
+        Self { client, config, facts, named, wake, said, last_round, refused, not_before, changed }
     }
 
     /// Something changed: look soon.
@@ -225,6 +228,10 @@ impl Placement {
     fn ask_agents(&self, world: &read::World, wished: &[situation::Wished], verdicts: &BTreeMap<String, Verdict>) {
         let sources: Vec<_> = wished.iter().filter_map(|wished| wished.asked.clone()).collect();
         self.facts.keep_only(&sources);
+        // An operator of one namespace doesn't know what those of others name.
+        if self.config.namespace.is_none() {
+            self.named.tell(&world.models, world.agents(&world.envelopes.iter().map(ResourceExt::name_any).collect()));
+        }
         for wished in wished {
             let Some(asked) = &wished.asked else { continue };
             let agents = world.agents(&wished.wish.nodes);

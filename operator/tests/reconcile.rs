@@ -543,3 +543,46 @@ async fn node_without_the_label_that_volumes_go_by_is_named() {
     assert!(error.contains("spark-1") && error.contains("kubernetes.io/hostname"), "{error}");
     assert_eq!(scenario.api.get(POD), None);
 }
+
+#[tokio::test]
+async fn node_that_was_removed_takes_its_ledger_along_and_the_model_goes_elsewhere() {
+    let scenario = Scenario::new();
+    scenario.settle().await.unwrap();
+    assert_eq!(scenario.ledger(), ["models/smollm2 Loading"]);
+    let second = "/apis/kindling.dev/v1alpha1/nodeenvelopes/spark-2";
+    let renamed = |path: &str| {
+        let text = scenario.api.get(path).unwrap().to_string().replace("spark-1", "spark-2");
+        serde_json::from_str::<Value>(&text).unwrap()
+    };
+    let mut envelope = renamed(ENVELOPE);
+    envelope["spec"] = json!({});
+    scenario.api.put(second, envelope);
+    scenario.api.put("/api/v1/nodes/spark-2", renamed("/api/v1/nodes/spark-1"));
+    scenario.api.remove("/api/v1/nodes/spark-1");
+    scenario.api.take_writes();
+    scenario.settle().await.unwrap();
+    assert!(scenario.api.take_writes().contains(&"DELETE nodeenvelopes/spark-1".to_owned()));
+    // What Kubernetes does with pods of nodes that are gone.
+    scenario.api.remove(ENVELOPE);
+    scenario.api.remove(POD);
+    scenario.settle().await.unwrap();
+    let found = scenario.api.get(second).unwrap();
+    assert_eq!(found["spec"]["reservations"][0]["model"], "models/smollm2");
+    assert!(scenario.api.get(POD).unwrap().to_string().contains("spark-2"));
+}
+
+#[tokio::test]
+async fn model_on_a_lost_node_says_so() {
+    let scenario = Scenario::new();
+    scenario.settle().await.unwrap();
+    scenario.pod_runs(true);
+    scenario.runtime_is(State::Ready);
+    scenario.settle().await.unwrap();
+    assert_eq!(scenario.reason(), "Serving");
+    let mut node = scenario.api.get("/api/v1/nodes/spark-1").unwrap();
+    node["status"]["conditions"][0]["status"] = json!("Unknown");
+    scenario.api.put("/api/v1/nodes/spark-1", node);
+    scenario.settle().await.unwrap();
+    assert_eq!(scenario.reason(), "NodeLost");
+    assert_eq!(scenario.ledger(), ["models/smollm2 Resident"], "nobody knows that its memory is free");
+}

@@ -79,20 +79,37 @@ fn system_tests(report: &mut Report) -> anyhow::Result<()> {
     report.step("demo", |_| run(&mut this(&["demo", "--once", "--listen", "127.0.0.1:18080"])));
     report.step("conformance", conformance);
     let kindling = binary::path("release")?.display().to_string();
+    let two_nodes = "the story of two nodes: one of them is ended, and this cluster belongs to somebody";
     if std::env::var_os("KINDLING_KUBECONFIG").is_some() {
-        return report.cargo_test(&mut e2e(&kindling));
+        report.skip(two_nodes);
+        return report.cargo_test(&mut e2e(&kindling, &ONE_NODE));
     }
     // A cluster that was there before belongs to the developer and stays.
     let is_ours = this(&["cluster", "status"]).output().is_ok_and(|output| !output.status.success());
-    let stories = run(&mut this(&["cluster", "up", "--image-binary", &kindling]))
-        .and_then(|()| report.cargo_test(&mut e2e(&kindling)));
-    let down = if is_ours { run(&mut this(&["cluster", "down"])) } else { Ok(()) };
-    stories.and(down)
+    if !is_ours {
+        report.skip(two_nodes);
+        return on_cluster(report, &kindling, "1", &ONE_NODE);
+    }
+    let one = on_cluster(report, &kindling, "1", &ONE_NODE);
+    run(&mut this(&["cluster", "down"]))?;
+    let two = on_cluster(report, &kindling, "2", &["two_nodes"]);
+    let down = run(&mut this(&["cluster", "down"]));
+    one.and(two).and(down)
 }
 
-fn e2e(kindling: &str) -> Command {
+/// The stories that a cluster of one node is enough for.
+const ONE_NODE: [&str; 5] = ["serve", "refusals", "recovery", "memory", "crashes"];
+
+fn on_cluster(report: &mut Report, kindling: &str, nodes: &str, stories: &[&str]) -> anyhow::Result<()> {
+    run(&mut this(&["cluster", "up", "--nodes", nodes, "--image-binary", kindling]))?;
+    report.cargo_test(&mut e2e(kindling, stories))
+}
+
+fn e2e(kindling: &str, stories: &[&str]) -> Command {
     let mut tests = cargo(&["test", "--no-fail-fast", "--workspace"]);
-    tests.args(["--test", "serve", "--test", "refusals", "--test", "recovery", "--test", "memory"]);
+    for story in stories {
+        tests.args(["--test", story]);
+    }
     tests.args(["--", "--show-output", "--test-threads=1"]);
     tests.env("KINDLING_REQUIRE_CLUSTER", "1").env("KINDLING_BINARY", kindling);
     tests

@@ -1,10 +1,7 @@
 use super::*;
 
-fn scratch(name: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("kindling-cache-{name}-{}", std::process::id()));
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).expect("scratch folder");
-    folder
+fn scratch(name: &str) -> tempfile::TempDir {
+    tempfile::Builder::new().prefix(&format!("kindling-cache-{name}-")).tempdir().expect("scratch folder")
 }
 
 fn source() -> HubSource {
@@ -14,11 +11,11 @@ fn source() -> HubSource {
 #[test]
 fn an_imported_file_is_found_under_its_hub_name_with_its_digest() {
     let scratch = scratch("import");
-    let file = scratch.join("model.gguf");
+    let file = scratch.path().join("model.gguf");
     fs::write(&file, b"abc").expect("write");
-    let cache = Cache::at(scratch.join("cache"));
+    let cache = Cache::at(scratch.path().join("cache"));
     let imported = cache.import(&file, &source(), &mut |_| ()).expect("import");
-    assert_eq!(imported.path, scratch.join("cache/models/hf/org/repo/main/model.gguf"));
+    assert_eq!(imported.path, scratch.path().join("cache/models/hf/org/repo/main/model.gguf"));
     // The published test vector of SHA-256 for "abc".
     assert_eq!(imported.record.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     assert!(!imported.already_there);
@@ -29,8 +26,8 @@ fn an_imported_file_is_found_under_its_hub_name_with_its_digest() {
 #[test]
 fn a_second_import_of_the_same_bytes_copies_nothing_and_other_bytes_replace_them() {
     let scratch = scratch("again");
-    let file = scratch.join("model.gguf");
-    let cache = Cache::at(scratch.join("cache"));
+    let file = scratch.path().join("model.gguf");
+    let cache = Cache::at(scratch.path().join("cache"));
     fs::write(&file, b"first").expect("write");
     cache.import(&file, &source(), &mut |_| ()).expect("first import");
     assert!(cache.import(&file, &source(), &mut |_| ()).expect("same bytes").already_there);
@@ -43,22 +40,22 @@ fn a_second_import_of_the_same_bytes_copies_nothing_and_other_bytes_replace_them
 #[test]
 fn folders_and_missing_files_are_refused_by_name() {
     let scratch = scratch("refuse");
-    let cache = Cache::at(scratch.join("cache"));
-    let folder = cache.import(&scratch, &source(), &mut |_| ()).expect_err("a folder");
+    let cache = Cache::at(scratch.path().join("cache"));
+    let folder = cache.import(scratch.path(), &source(), &mut |_| ()).expect_err("a folder");
     assert!(folder.to_string().contains("no regular file"), "{folder}");
-    let missing = cache.import(&scratch.join("none.gguf"), &source(), &mut |_| ()).expect_err("a missing file");
+    let missing = cache.import(&scratch.path().join("none.gguf"), &source(), &mut |_| ()).expect_err("a missing file");
     assert!(missing.to_string().contains("none.gguf"), "{missing}");
 }
 
 #[test]
 fn an_import_waits_for_its_turn_and_survives_what_a_killed_one_left() {
     let scratch = scratch("turn");
-    let file = scratch.join("model.gguf");
+    let file = scratch.path().join("model.gguf");
     fs::write(&file, b"abc").expect("write");
-    let cache = Cache::at(scratch.join("cache"));
+    let cache = Cache::at(scratch.path().join("cache"));
     let folder = cache.folder(&source());
     fs::create_dir_all(&folder).expect("folder");
-    let outside = scratch.join("outside");
+    let outside = scratch.path().join("outside");
     fs::write(&outside, b"untouched").expect("write");
     let left = folder.join(format!("model.{}.partial", std::process::id()));
     std::os::unix::fs::symlink(&outside, &left).expect("link");

@@ -1,6 +1,8 @@
-//! Brings models into the node's cache, one after the other; whoever asks is told at once how far it is.
+//! Brings models into the node's cache, one after the other; whoever asks is told at once how far it is. What nobody
+//! names goes again.
 
 mod rate;
+mod tidy;
 
 use std::collections::HashMap;
 use std::io;
@@ -9,18 +11,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kindling_envelope::Bytes;
-use kindling_proto::v1::EnsureModelResponse;
 use kindling_proto::v1::ensure_model_response::State;
+use kindling_proto::v1::{EnsureModelResponse, KeepOnlyRequest, KeepOnlyResponse};
 use nix::sys::statvfs::statvfs;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch as channel};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::desk::Snapshot;
+use super::keep::{self, CacheFigures, Keeper};
 use crate::cache::Cache;
-use crate::download::{self, DownloadError, Progress};
+use crate::download::{self, DownloadError, Downloader, Progress, Settings};
 use crate::hub::Hub;
 use crate::source::HubSource;
+use crate::with_sources;
 use rate::Rate;
 
 /// Stays free on the disk of the cache: a full disk is a broken node.
@@ -62,14 +67,30 @@ pub enum EnsureError {
     },
 }
 
-/// All downloads of this node.
+/// Where models are brought to, and from where.
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// The node's cache.
+    pub cache: Cache,
+    /// Where models come from.
+    pub hub: Hub,
+    /// How long files stay that no LocalModel names.
+    pub keep_unnamed: Duration,
+    /// What runs on this node, of which nothing is taken away.
+    pub node: channel::Receiver<Snapshot>,
+}
+
+/// All downloads of this node, and what is taken away.
 pub struct Downloads {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    cache: Cache,
-    hub: Hub,
+    downloader: Downloader,
+    keep_unnamed: Duration,
+    node: channel::Receiver<Snapshot>,
+    keeper: Mutex<Keeper>,
+    figures: Arc<CacheFigures>,
     free: fn(&Path) -> io::Result<Bytes>,
     turn: Semaphore,
     jobs: Mutex<HashMap<Job, Tracked>>,
@@ -89,19 +110,42 @@ struct Tracked {
 }
 
 impl Downloads {
-    /// Into this cache, from this hub, until the token is cancelled.
-    pub fn new(cache: Cache, hub: Hub, shutdown: CancellationToken) -> Self {
-        Self::with_free_space(cache, hub, shutdown, free_space)
+    /// Until the token is cancelled.
+    pub fn new(store: Store, shutdown: CancellationToken) -> Self {
+        Self::with_free_space(store, shutdown, free_space)
     }
 
-    fn with_free_space(
-        cache: Cache,
-        hub: Hub,
-        shutdown: CancellationToken,
-        free: fn(&Path) -> io::Result<Bytes>,
-    ) -> Self {
-        let jobs = Mutex::new(HashMap::new());
-        Self { shared: Arc::new(Shared { cache, hub, free, turn: Semaphore::new(1), jobs, shutdown }) }
+    fn with_free_space(store: Store, shutdown: CancellationToken, free: fn(&Path) -> io::Result<Bytes>) -> Self {
+        let Store { cache, hub, keep_unnamed, node } = store;
+        let downloader = Downloader { cache, hub, settings: Settings::default() };
+        let (keeper, figures, jobs) = (Mutex::default(), Arc::default(), Mutex::new(HashMap::new()));
+        let turn = Semaphore::new(1);
+        let shared = Shared { downloader, keep_unnamed, node, keeper, figures, free, turn, jobs, shutdown };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// How the cache stands, from now on.
+    pub fn figures(&self) -> Arc<CacheFigures> {
+        self.shared.figures.clone()
+    }
+
+    /// Counts what is in the cache.
+    pub async fn count(&self) {
+        let shared = self.shared.clone();
+        // a panic in there has been reported by the panic hook already
+        let _ = tokio::task::spawn_blocking(move || shared.count()).await;
+    }
+
+    /// Takes a list of all that LocalModels name, and removes what none has named for long enough.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for a list that is not complete or not understood; `FAILED_PRECONDITION` if the cache can't be
+    /// read or written.
+    pub async fn keep_only(&self, request: KeepOnlyRequest) -> Result<KeepOnlyResponse, Status> {
+        let named = keep::check(request.models, request.is_complete)?;
+        let shared = self.shared.clone();
+        let tidied = tokio::task::spawn_blocking(move || shared.tidy(named)).await;
+        tidied.map_err(|_| Status::internal("cleaning the cache failed"))?
     }
 
     /// Says how far a model is, and brings nothing.
@@ -110,6 +154,7 @@ impl Downloads {
     /// As [`Downloads::ensure`].
     pub fn look(&self, source: &HubSource, files: &[String]) -> Result<EnsureModelResponse, Status> {
         let job = Job::new(source, files);
+        self.shared.keeper().asked((job.source.clone(), job.files.clone()));
         if let Some(present) = self.present(&job)? {
             return Ok(present);
         }
@@ -118,7 +163,7 @@ impl Downloads {
     }
 
     fn present(&self, job: &Job) -> Result<Option<EnsureModelResponse>, Status> {
-        let present = download::present(&self.shared.cache, &job.source, &job.files)
+        let present = download::present(&self.shared.downloader.cache, &job.source, &job.files)
             .map_err(|error| Status::failed_precondition(with_sources(&error)))?;
         Ok(present.map(|present| EnsureModelResponse {
             state: State::Present.into(),
@@ -135,6 +180,7 @@ impl Downloads {
     /// `FAILED_PRECONDITION` if the cache can't be read.
     pub fn ensure(&self, source: &HubSource, files: &[String]) -> Result<EnsureModelResponse, Status> {
         let job = Job::new(source, files);
+        self.shared.keeper().asked((job.source.clone(), job.files.clone()));
         if let Some(present) = self.present(&job)? {
             return Ok(present);
         }
@@ -186,19 +232,20 @@ impl Shared {
         }
         // what is there is found in the cache from here on
         self.jobs().remove(&job);
+        self.count();
     }
 
     async fn try_once(&self, job: &Job) -> Result<(), EnsureError> {
         let Ok(_turn) = self.turn.acquire().await else { return Ok(()) };
         self.update(job, |response| response.state = State::Downloading.into());
-        let missing = download::missing(&self.cache, &self.hub, &job.source, &job.files).await?;
-        if let Some(needed) = missing.to_come {
+        let plan = self.downloader.plan(&job.source, &job.files).await?;
+        if let Some(needed) = plan.disk {
             self.check_space(job, Bytes(needed))?;
         }
-        let total = missing.to_come.map_or(0, |to_come| missing.there + to_come);
+        let total = plan.to_come.map_or(0, |to_come| plan.there + to_come);
         let mut rate = Rate::new(Instant::now());
         let mut file: Option<(String, u64)> = None;
-        let mut bytes = missing.there;
+        let mut bytes = plan.there;
         self.update(job, |response| (response.bytes, response.total_bytes) = (bytes, total));
         let mut progress = |progress: Progress| {
             let before = match &file {
@@ -206,22 +253,32 @@ impl Shared {
                 // what was kept of this file is in the sum already
                 _ => progress.kept_bytes,
             };
+            // a file that starts from its beginning again takes away what it had
+            bytes = (bytes + progress.bytes).saturating_sub(before);
             let new = progress.bytes.saturating_sub(before);
-            bytes += new;
             file = Some((progress.file, progress.bytes));
             if let Some(per_second) = rate.add(Instant::now(), new) {
                 self.update(job, |response| (response.bytes, response.bytes_per_second) = (bytes, per_second));
             }
         };
-        download::pull(&self.cache, &self.hub, &job.source, &job.files, &mut progress).await?;
+        self.downloader.carry_out(&plan, &mut progress).await?;
         Ok(())
     }
 
+    /// Whether there is room; makes some where that is possible. Blocks.
     fn check_space(&self, job: &Job, needed: Bytes) -> Result<(), EnsureError> {
-        let folder = || self.cache.root().display().to_string();
-        let free = (self.free)(self.cache.root()).map_err(|cause| EnsureError::Space { folder: folder(), cause })?;
-        if needed > Bytes(0) && needed + SPARE > free {
-            return Err(EnsureError::NoSpace { source_name: job.source.to_string(), needed, free, folder: folder() });
+        let cache = &self.downloader.cache;
+        let folder = || cache.root().display().to_string();
+        let free = || (self.free)(cache.root()).map_err(|cause| EnsureError::Space { folder: folder(), cause });
+        let is_enough = |free: Bytes| needed == Bytes(0) || needed + SPARE <= free;
+        let mut found = free()?;
+        if !is_enough(found) {
+            self.make_room((needed + SPARE).saturating_sub(found).0);
+            found = free()?;
+        }
+        if !is_enough(found) {
+            let source_name = job.source.to_string();
+            return Err(EnsureError::NoSpace { source_name, needed, free: found, folder: folder() });
         }
         Ok(())
     }
@@ -243,16 +300,6 @@ fn free_space(folder: &Path) -> io::Result<Bytes> {
     let existing = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
     let found = statvfs(existing)?;
     Ok(Bytes(found.fragment_size()).times(found.blocks_available()))
-}
-
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text
 }
 
 #[cfg(test)]

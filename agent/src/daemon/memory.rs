@@ -160,9 +160,9 @@ fn text_if_there(path: &Path) -> Result<Option<String>, MemoryError> {
 mod tests {
     use super::*;
 
-    fn folder(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("kindling-agent-memory-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(folder.join("pressure")).unwrap();
+    fn scratch() -> tempfile::TempDir {
+        let folder = tempfile::Builder::new().prefix("kindling-agent-memory-").tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("pressure")).unwrap();
         folder
     }
 
@@ -175,8 +175,9 @@ mod tests {
 
     #[test]
     fn a_folder_with_a_meminfo_is_a_node_and_its_rewriting_is_seen() {
-        let folder = folder("simulated");
-        let reader = Reader::new(&folder).unwrap();
+        let scratch = scratch();
+        let folder = scratch.path();
+        let reader = Reader::new(folder).unwrap();
         for available in [900, 400] {
             let text = format!("MemTotal: 1000 kB\nMemFree: 300 kB\nMemAvailable: {available} kB\n");
             std::fs::write(folder.join("meminfo"), text).unwrap();
@@ -184,33 +185,32 @@ mod tests {
             assert_eq!(reading.memory.available, Bytes(available << 10));
             assert_eq!((reading.large_blocks, reading.stalled_ppm), (None, None));
         }
-        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
     fn a_missing_meminfo_and_foreign_bytes_are_errors_that_name_the_file() {
-        let folder = folder("foreign");
-        let reader = Reader::new(&folder).unwrap();
+        let scratch = scratch();
+        let folder = scratch.path();
+        let reader = Reader::new(folder).unwrap();
         assert!(reader.read().unwrap_err().to_string().contains("meminfo can't be read"), "absent");
         std::fs::write(folder.join("meminfo"), "MemTotal: 10 kB\nMemFree: 3 kB\nMemAvailable: 4 kB\n").unwrap();
         std::fs::write(folder.join("buddyinfo"), b"\xff\xfe\x00\n").unwrap();
         let error = reader.read().unwrap_err().to_string();
         assert!(error.contains("buddyinfo, line 1: "), "{error}");
-        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
     fn the_firmware_names_the_machine_or_nobody_does() {
-        let folder = folder("product");
-        assert_eq!(product(&folder), None);
+        let scratch = scratch();
+        let folder = scratch.path();
+        assert_eq!(product(folder), None);
         let tree = folder.join("firmware/devicetree/base");
         std::fs::create_dir_all(&tree).unwrap();
         std::fs::write(tree.join("model"), b"Some Board Rev 1\0").unwrap();
-        assert_eq!(product(&folder).as_deref(), Some("Some Board Rev 1"));
+        assert_eq!(product(folder).as_deref(), Some("Some Board Rev 1"));
         let dmi = folder.join("devices/virtual/dmi/id");
         std::fs::create_dir_all(&dmi).unwrap();
         std::fs::write(dmi.join("product_name"), "Some Box\n").unwrap();
-        assert_eq!(product(&folder).as_deref(), Some("Some Box"));
-        std::fs::remove_dir_all(folder).unwrap();
+        assert_eq!(product(folder).as_deref(), Some("Some Box"));
     }
 }

@@ -1,9 +1,12 @@
 //! What Prometheus hears, from what the desk saw last.
 
+use std::sync::Arc;
+
 use kindling_api::Pressure;
 use prometheus::{Encoder, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::desk::Snapshot;
+use super::keep::CacheFigures;
 
 /// The gauges without labels, by what they are called after `kindling_agent_`.
 const GAUGES: [(&str, &str); 14] = [
@@ -29,6 +32,10 @@ pub struct Metrics {
     gauges: Vec<IntGauge>,
     revocations: IntCounter,
     holders: IntGaugeVec,
+    cache: Arc<CacheFigures>,
+    cached: IntGauge,
+    unnamed: IntGauge,
+    freed: IntCounter,
 }
 
 impl Metrics {
@@ -36,19 +43,24 @@ impl Metrics {
     ///
     /// # Errors
     /// If two have the same name, which a test excludes.
-    pub fn new() -> Result<Self, prometheus::Error> {
+    pub fn new(cache: Arc<CacheFigures>) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let gauges = GAUGES.iter().map(|(name, help)| IntGauge::new(format!("kindling_agent_{name}"), *help));
         let gauges = gauges.collect::<Result<Vec<_>, _>>()?;
         let revocations = IntCounter::new("kindling_agent_revocations_total", "Grants that were taken back.")?;
         let holders = Opts::new("kindling_agent_holder_bytes", "What a model's process says it takes, else its grant.");
         let holders = IntGaugeVec::new(holders, &["model"])?;
-        for gauge in &gauges {
+        let cached = IntGauge::new("kindling_agent_cache_bytes", "What the files of the cache take on the disk.")?;
+        let unnamed = IntGauge::new("kindling_agent_cache_unnamed_bytes", "Of the cache what no LocalModel names.")?;
+        let freed = "What was removed from the cache because no LocalModel named it.";
+        let freed = IntCounter::new("kindling_agent_cache_freed_bytes_total", freed)?;
+        for gauge in gauges.iter().chain([&cached, &unnamed]) {
             registry.register(Box::new(gauge.clone()))?;
         }
         registry.register(Box::new(revocations.clone()))?;
         registry.register(Box::new(holders.clone()))?;
-        Ok(Self { registry, gauges, revocations, holders })
+        registry.register(Box::new(freed.clone()))?;
+        Ok(Self { registry, gauges, revocations, holders, cache, cached, unnamed, freed })
     }
 
     /// The text format of Prometheus.
@@ -60,6 +72,10 @@ impl Metrics {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         }
         self.revocations.inc_by(snapshot.num_revoked.saturating_sub(self.revocations.get()));
+        let (cached, unnamed, freed) = self.cache.read();
+        self.cached.set(i64::try_from(cached).unwrap_or(i64::MAX));
+        self.unnamed.set(i64::try_from(unnamed).unwrap_or(i64::MAX));
+        self.freed.inc_by(freed.saturating_sub(self.freed.get()));
         self.holders.reset();
         for holder in &snapshot.holders {
             let measured = holder.measured.map_or(0, |terms| terms.total_bytes);
@@ -130,7 +146,10 @@ mod tests {
             num_revoked: 4,
             ledger: None,
         };
-        let metrics = Metrics::new().unwrap();
+        let figures = Arc::new(CacheFigures::default());
+        figures.set(70, 30);
+        figures.freed(12);
+        let metrics = Metrics::new(figures).unwrap();
         metrics.to_text(&snapshot).unwrap();
         snapshot.holders.pop();
         let text = metrics.to_text(&snapshot).unwrap();
@@ -144,6 +163,9 @@ mod tests {
             "kindling_agent_grants_waiting 2",
             "kindling_agent_revocations_total 4",
             "kindling_agent_memory_is_read 0",
+            "kindling_agent_cache_bytes 70",
+            "kindling_agent_cache_unnamed_bytes 30",
+            "kindling_agent_cache_freed_bytes_total 12",
             "kindling_agent_holder_bytes{model=\"team/a\"} 190",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

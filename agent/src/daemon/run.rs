@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kindling_envelope::Bytes;
 use kube::Client;
@@ -10,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::desk::Desk;
-use super::downloads::Downloads;
+use super::downloads::{Downloads, Store};
 use super::gate::{ApiServer, Gate};
 use super::memory::{MemoryError, Reader, product};
 use super::metrics::Metrics;
@@ -36,6 +37,8 @@ pub struct AgentConfig {
     pub sysfs_root: PathBuf,
     /// The node's cache of weights.
     pub cache: PathBuf,
+    /// How long files stay in it that no LocalModel names.
+    pub keep_unnamed: Duration,
     /// Models below these folders need no cache.
     pub allowed_host_path_prefixes: Vec<PathBuf>,
     /// `system:serviceaccount:NAMESPACE:NAME`.
@@ -110,7 +113,6 @@ pub async fn run_with(
     let floors = floors(&config, &reading)?;
     let listener = listen(config.listen).await?;
     let metrics_listener = listen(config.metrics_listen).await?;
-    let metrics = Metrics::new().map_err(RunError::RegisterMetrics)?;
     let address = listener.local_addr().unwrap_or(config.listen);
     if address.ip().is_unspecified() {
         return Err(RunError::Wildcard(address));
@@ -125,10 +127,16 @@ pub async fn run_with(
     // Whatever ends first ends all of it.
     let stop = shutdown.child_token();
     let (desk, handle, snapshots) = Desk::new(reader, reading, floors);
+    let (cache, hub) = (Cache::at(&config.cache), Hub::from_environment());
+    let store = Store { cache, hub, keep_unnamed: config.keep_unnamed, node: snapshots.clone() };
+    let downloads = Arc::new(Downloads::new(store, stop.clone()));
+    let metrics = Metrics::new(downloads.figures()).map_err(RunError::RegisterMetrics)?;
+    let counted = downloads.clone();
+    tokio::spawn(async move { counted.count().await });
     let service = AgentService {
         gate: Gate::new(Arc::new(ApiServer(client.clone())), &config.node, &config.operator_account),
         desk: handle.clone(),
-        downloads: Arc::new(Downloads::new(Cache::at(&config.cache), Hub::from_environment(), stop.clone())),
+        downloads,
         facts,
         allowed_host_path_prefixes: config.allowed_host_path_prefixes,
         shutdown: stop.clone(),

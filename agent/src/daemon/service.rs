@@ -1,4 +1,4 @@
-//! The agent's gRPC service: `Hold` for runtimes of this node, `DescribeModel` and `EnsureModel` for the operator.
+//! The agent's gRPC service: `Hold` for runtimes of this node, `DescribeModel`, `EnsureModel` and `KeepOnly` for the operator.
 
 mod hold;
 pub mod messages;
@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use kindling_proto::v1::agent_server::{Agent, AgentServer};
 use kindling_proto::v1::{
     DescribeModelRequest, DescribeModelResponse, EnsureModelRequest, EnsureModelResponse, HoldRequest, HoldResponse,
-    ServingSettings,
+    KeepOnlyRequest, KeepOnlyResponse, ServingSettings,
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -79,6 +79,11 @@ impl Agent for AgentService {
             LocalSource::Hub { source, files } => self.downloads.ensure(&source, &files).map(Response::new),
             LocalSource::Path(path) => messages::present_path(&path).map(Response::new),
         }
+    }
+
+    async fn keep_only(&self, request: Request<KeepOnlyRequest>) -> Result<Response<KeepOnlyResponse>, Status> {
+        self.gate.operator(request.metadata()).await?;
+        self.downloads.keep_only(request.into_inner()).await.map(Response::new)
     }
 
     type HoldStream = ReceiverStream<Result<HoldResponse, Status>>;

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use kindling_proto::v1::ModelSource;
 use kindling_proto::v1::model_source::Source;
+use kindling_proto::v1::{HubModel, ModelSource};
 use tonic::Status;
 
 use crate::source::{HubSource, check_file_name};
@@ -30,17 +30,30 @@ pub enum LocalSource {
 pub fn check(source: Option<ModelSource>, allowed_prefixes: &[PathBuf]) -> Result<LocalSource, Status> {
     match source.and_then(|source| source.source) {
         None => Err(Status::invalid_argument("source: is not set")),
-        Some(Source::Hub(hub)) => {
-            let source = HubSource::new(&hub.repo, &hub.revision)
-                .map_err(|error| Status::invalid_argument(format!("source.hub: {error}")))?;
-            for file in &hub.files {
-                check_file_name(file)
-                    .map_err(|error| Status::invalid_argument(format!("source.hub.files: {error}")))?;
-            }
-            Ok(LocalSource::Hub { source, files: hub.files })
-        }
+        Some(Source::Hub(hub)) => check_model(hub).map(|(source, files)| LocalSource::Hub { source, files }),
         Some(Source::HostPath(path)) => check_path(Path::new(&path), allowed_prefixes).map(LocalSource::Path),
     }
+}
+
+/// Of a source in a hub what it names; nothing of a path, which needs no cache and is checked where it is used.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` naming the field.
+pub(super) fn check_hub(source: Option<ModelSource>) -> Result<Option<(HubSource, Vec<String>)>, Status> {
+    match source.and_then(|source| source.source) {
+        None => Err(Status::invalid_argument("source: is not set")),
+        Some(Source::Hub(hub)) => check_model(hub).map(Some),
+        Some(Source::HostPath(_)) => Ok(None),
+    }
+}
+
+fn check_model(hub: HubModel) -> Result<(HubSource, Vec<String>), Status> {
+    let source = HubSource::new(&hub.repo, &hub.revision)
+        .map_err(|error| Status::invalid_argument(format!("source.hub: {error}")))?;
+    for file in &hub.files {
+        check_file_name(file).map_err(|error| Status::invalid_argument(format!("source.hub.files: {error}")))?;
+    }
+    Ok((source, hub.files))
 }
 
 fn check_path(path: &Path, allowed_prefixes: &[PathBuf]) -> Result<PathBuf, Status> {
@@ -63,7 +76,6 @@ fn check_path(path: &Path, allowed_prefixes: &[PathBuf]) -> Result<PathBuf, Stat
 
 #[cfg(test)]
 mod tests {
-    use kindling_proto::v1::HubModel;
     use tonic::Code;
 
     use super::*;
@@ -91,7 +103,8 @@ mod tests {
 
     #[test]
     fn a_path_must_be_there_and_stay_below_what_is_allowed() {
-        let root = std::env::temp_dir().join(format!("kindling-agent-source-{}", std::process::id()));
+        let scratch = tempfile::Builder::new().prefix("kindling-agent-source-").tempdir().unwrap();
+        let root = scratch.path();
         let allowed = root.join("allowed");
         std::fs::create_dir_all(allowed.join("model")).unwrap();
         std::fs::create_dir_all(root.join("secret")).unwrap();
@@ -107,6 +120,5 @@ mod tests {
         }
         assert_eq!(code(allowed.join("../secret")), Code::InvalidArgument);
         assert_eq!(code(PathBuf::from("model")), Code::InvalidArgument);
-        std::fs::remove_dir_all(root).unwrap();
     }
 }

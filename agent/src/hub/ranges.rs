@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use reqwest::header::CONTENT_RANGE;
 use reqwest::{Response, StatusCode, Url};
 
+use super::open::Question;
 use super::{Hub, HubError, deepest, refused};
 use crate::source::{HubSource, SourceError};
 
@@ -117,8 +118,7 @@ impl Hub {
     /// # Errors
     /// [`RangeError`] naming the file.
     pub async fn read_range(&self, file: &RemoteFile, range: Range<u64>) -> Result<Part, RangeError> {
-        let asked = format!("bytes={}-{}", range.start, range.end.max(range.start + 1) - 1);
-        let (response, _) = self.follow(file, Some(&asked)).await?;
+        let (response, _) = self.follow(file, &Question::of_range(&range)).await?;
         match response.status() {
             StatusCode::PARTIAL_CONTENT => self.partial(file, range, response).await,
             StatusCode::OK => self.whole(file, range, response).await,
@@ -175,7 +175,7 @@ impl Hub {
 }
 
 /// `bytes FIRST-LAST/TOTAL`, where the range lies within the file.
-fn content_range(header: &str) -> Option<(u64, u64, u64)> {
+pub(crate) fn content_range(header: &str) -> Option<(u64, u64, u64)> {
     let (range, total) = header.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last, total) = (first.parse().ok()?, last.parse().ok()?, total.parse().ok()?);

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::authentication::v1::{TokenReviewStatus, UserInfo};
@@ -11,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Owne
 use k8s_openapi::jiff::Timestamp;
 use kindling_agent::cache::Cache;
 use kindling_agent::daemon::desk::{Desk, DeskHandle, Ledger, Snapshot};
-use kindling_agent::daemon::downloads::Downloads;
+use kindling_agent::daemon::downloads::{Downloads, Store};
 use kindling_agent::daemon::gate::{Cluster, Gate};
 use kindling_agent::daemon::memory::Reader;
 use kindling_agent::daemon::service::{AgentService, ReadFacts, serve};
@@ -103,23 +104,25 @@ pub struct Node {
     pub shutdown: CancellationToken,
     channel: Channel,
     _stop: DropGuard,
+    _scratch: tempfile::TempDir,
 }
 
 impl Node {
     pub async fn start(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("kindling-agent-node-{}-{name}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&folder);
+        let scratch = tempfile::Builder::new().prefix(&format!("kindling-agent-node-{name}-")).tempdir().unwrap();
+        let folder = scratch.path().to_owned();
         std::fs::create_dir_all(folder.join("models/tiny")).unwrap();
         write_meminfo(&folder, 90);
         let reader = Reader::new(&folder).unwrap();
         let reading = reader.read().unwrap();
         let (desk, handle, snapshots) = Desk::new(reader, reading, Floors::above(Bytes::gib(8)));
         let shutdown = CancellationToken::new();
-        let cache = Cache::at(folder.join("cache"));
+        let (cache, hub) = (Cache::at(folder.join("cache")), Hub::new("http://127.0.0.1:9", None));
+        let store = Store { cache, hub, keep_unnamed: Duration::ZERO, node: snapshots.clone() };
         let service = AgentService {
             gate: Gate::new(Arc::new(FakeCluster), NODE, OPERATOR),
             desk: handle.clone(),
-            downloads: Arc::new(Downloads::new(cache, Hub::new("http://127.0.0.1:9", None), shutdown.clone())),
+            downloads: Arc::new(Downloads::new(store, shutdown.clone())),
             facts: Arc::new(FakeFacts),
             allowed_host_path_prefixes: vec![folder.join("models")],
             shutdown: shutdown.clone(),
@@ -130,7 +133,7 @@ impl Node {
         tokio::spawn(serve(listener, service));
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
         let stop = shutdown.clone().drop_guard();
-        Self { folder, desk: handle, snapshots, shutdown, channel, _stop: stop }
+        Self { folder, desk: handle, snapshots, shutdown, channel, _stop: stop, _scratch: scratch }
     }
 
     pub fn client(&self) -> AgentClient<Channel> {
@@ -150,12 +153,6 @@ impl Node {
     pub async fn until(&mut self, what: &str, is_so: impl Fn(&Snapshot) -> bool) -> Snapshot {
         let seen = tokio::time::timeout(std::time::Duration::from_secs(10), self.snapshots.wait_for(|now| is_so(now)));
         seen.await.unwrap_or_else(|_| panic!("never: {what}")).unwrap().clone()
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 

@@ -48,20 +48,19 @@ pub fn resolve(model: &str, file: Option<&str>, cache: &Cache) -> anyhow::Result
 mod tests {
     use super::*;
 
-    fn cache(name: &str) -> Cache {
-        let root = std::env::temp_dir().join(format!("kindling-bench-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&root);
+    fn cache() -> (Cache, tempfile::TempDir) {
+        let scratch = tempfile::Builder::new().prefix("kindling-bench-").tempdir().unwrap();
+        let root = scratch.path();
         let file = root.join("a.gguf");
-        std::fs::create_dir_all(&root).unwrap();
         std::fs::write(&file, b"bytes").unwrap();
         let cache = Cache::at(root.join("cache"));
         cache.import(&file, &"hf:org/repo".parse().unwrap(), &mut |_| ()).unwrap();
-        cache
+        (cache, scratch)
     }
 
     #[test]
     fn a_repository_in_the_cache_is_its_folder_or_a_file_of_it() {
-        let cache = cache("found");
+        let (cache, _scratch) = cache();
         let folder = cache.root().join("models/hf/org/repo/main");
         assert_eq!(resolve("org/repo", None, &cache).unwrap(), folder);
         assert_eq!(resolve("hf:org/repo@main", Some("a.gguf"), &cache).unwrap(), folder.join("a.gguf"));
@@ -71,7 +70,7 @@ mod tests {
 
     #[test]
     fn what_is_nowhere_is_said_with_the_way_out() {
-        let cache = cache("missing");
+        let (cache, _scratch) = cache();
         let said = resolve("org/other", None, &cache).unwrap_err().to_string();
         assert!(said.contains("org/other") && said.contains("kindling pull --hf-repo org/other"), "{said}");
         let said = resolve("/no/such/model.gguf", None, &cache).unwrap_err().to_string();

@@ -48,7 +48,6 @@ fn found(draft: &Draft<'_>, pod: &Pod) -> Reservation {
         since: draft.now,
         made_at: draft.now,
         measured: None,
-        // Whoever lost the ledger lost others too: what rises need not be this one's.
         available_before: None,
         gone_at: None,
     }

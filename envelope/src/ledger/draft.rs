@@ -97,10 +97,16 @@ impl<'a> Draft<'a> {
             let pod = self.pod(node, &held.key).filter(|_| held.state == State::Resident);
             pod.is_some_and(|pod| pod.since > held.since && self.now.since(pod.since) <= RELEASE_LIMIT)
         };
+        // Whoever lost the ledger lost others too, and what they held comes back as if it were this one's.
+        let was_found = |held: &Reservation| {
+            let serves = matches!(held.state, State::Loading | State::Resident);
+            serves && held.since == held.made_at && self.now.since(held.made_at) <= RELEASE_LIMIT
+        };
         // Until it has loaded, what it takes falls and rises.
         let is_settled = release::unseen(self, node, measured, Some(State::Pending)) == Bytes(0);
         let is_recent = self.now.since(measured.at) <= MEASURED_EVERY;
-        let is_clear = is_recent && is_settled && !self.ledgers.get(node)?.iter().any(has_restarted);
+        let is_disturbed = |held: &Reservation| has_restarted(held) || was_found(held);
+        let is_clear = is_recent && is_settled && !self.ledgers.get(node)?.iter().any(is_disturbed);
         is_clear.then_some(measured.available)
     }
 

@@ -13,7 +13,7 @@ pub enum Release {
     NeverStarted(Leaving),
     /// Of all that leaves the node so much is back: [`RELEASED_PERCENT`] of what it held.
     Returned,
-    /// As much is available as the ledger promises without it.
+    /// As much is available as the ledger promises without it, also when all others have left.
     NothingMissing,
     /// It was not measured to be back within [`RELEASE_LIMIT`]: a warning.
     TimedOut,
@@ -75,8 +75,16 @@ fn is_back(draft: &Draft<'_>, node: &str, gone: &[Reservation]) -> Option<Releas
     }
     let rest = node_with(facts, ledger.iter().filter(|held| held.gone_at.is_none()), |_| false);
     let promised = rest.total.saturating_sub(rest.system() + rest.held());
-    let needed = promised + rest.floor() + unseen(draft, node, measured, None);
+    let needed = promised + rest.floor() + unseen(draft, node, measured, None) + unused(draft, node, measured);
     (measured.available >= needed).then_some(Release::NothingMissing)
+}
+
+/// What those that stay have reserved and do not use. Memory that is not back could be missing there: it would show only
+/// when they have left, and their room is promised whole. One that was not measured is not known to use anything.
+fn unused(draft: &Draft<'_>, node: &str, measured: Measured) -> Bytes {
+    let ledger = draft.ledgers[node].iter();
+    let staying = ledger.filter(|held| held.gone_at.is_none() && !is_coming(draft, node, held, measured));
+    staying.map(|held| held.terms.bytes.saturating_sub(held.measured.unwrap_or_default())).sum()
 }
 
 /// The measurement, if it was made after all of them were gone.

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::figures::Figures;
 use crate::random::Random;
-use crate::world::{Asked, Figures, GIB, MIB, Machine, Mode, SECOND, Stage, World};
+use crate::world::{Asked, GIB, MIB, Machine, Mode, SECOND, Stage, World};
 
 pub fn world(seed: u64) -> World {
     let mut random = Random(seed);
@@ -28,18 +29,24 @@ pub fn world(seed: u64) -> World {
 
 fn machine(random: &mut Random) -> Machine {
     let total = random.between(24 * 1024, 128 * 1024) * MIB;
+    let baseline = random.between(1024, total / MIB / 6) * MIB;
+    let others = if random.once_in(3) { random.between(0, 4096) * MIB } else { 0 };
     Machine {
         total,
-        baseline: random.between(1024, total / MIB / 6) * MIB,
-        others: if random.once_in(3) { random.between(0, 4096) * MIB } else { 0 },
+        baseline,
+        others,
+        foreign: random.between(0, others / MIB) * MIB,
         offline_until: 0,
         agent_out_until: 0,
         pressure_until: 0,
         cordoned_until: 0,
         ledger: Vec::new(),
         published: None,
+        holders: BTreeMap::new(),
         returning: Vec::new(),
-        late_until: 0,
+        unclaimed: Vec::new(),
+        released_against: BTreeMap::new(),
+        held_at_end: BTreeMap::new(),
         is_wiped: false,
     }
 }
@@ -227,9 +234,9 @@ fn wipe(world: &mut World) {
     let machine = world.machines.get_mut(&node).expect("it was listed");
     machine.ledger.clear();
     machine.is_wiped = true;
+    machine.released_against.clear();
     for returning in &mut machine.returning {
         returning.is_unknown = true;
-        machine.late_until = machine.late_until.max(returning.back_at);
     }
 }
 
@@ -248,8 +255,7 @@ fn restart_container(world: &mut World) {
     // What the ended container held is nowhere written beside what the next one holds.
     let machine = world.machines.get_mut(&node).expect("it has a pod");
     for own in machine.returning.iter_mut().filter(|returning| returning.key == key) {
-        own.is_unknown = true;
-        machine.late_until = machine.late_until.max(own.back_at);
+        own.is_of_restart = true;
     }
 }
 
@@ -299,8 +305,10 @@ pub fn busy(seed: u64) -> World {
     let mut world = world(seed);
     let number = world.random.between(3, 5);
     world.asked.clear();
-    world.machines =
-        BTreeMap::from([("n0".to_owned(), Machine { baseline: GIB, others: 0, ..machine(&mut world.random) })]);
+    world.machines = BTreeMap::from([(
+        "n0".to_owned(),
+        Machine { baseline: GIB, others: 0, foreign: 0, ..machine(&mut world.random) },
+    )]);
     let total = world.machines["n0"].total / MIB;
     for index in 0..=number {
         apply(&mut world, index);

@@ -8,7 +8,9 @@
 
 mod chaos;
 mod checker;
+mod figures;
 mod operator;
+mod proof;
 mod random;
 mod world;
 
@@ -16,8 +18,9 @@ use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 
+use figures::Figures;
 use operator::Operator;
-use world::{Figures, World};
+use world::World;
 
 fn setting(name: &str, default: u64) -> u64 {
     env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))

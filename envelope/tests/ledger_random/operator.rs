@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kindling_envelope::ledger::{
-    Activation, Measured, Need, NodeFacts, Plan, Pod, PodPhase, PodStep, Policy, Release, Situation, State, Step,
-    Terms, Time, Verdict, Wish, plan,
+    Activation, Measured, Need, NodeFacts, Plan, Pod, PodPhase, PodStep, Policy, Release, Reservation, Situation,
+    State, Step, Terms, Time, Verdict, Wish, plan,
 };
 use kindling_envelope::{Activations, Bytes, CacheLayers, Device, Footprint, KvDtype, Model, Pool, Serving};
 
 use crate::checker;
-use crate::world::{Asked, Mode, Process, SECOND, Stage, World};
+use crate::world::{Asked, Machine, Mode, Process, SECOND, Stage, World};
 
 pub struct Operator {
     pub out_until: u64,
@@ -53,7 +53,7 @@ impl Operator {
             if !self.lives(world) {
                 return;
             }
-            checker::on_write(world, node, list);
+            checker::on_write(world, node, &planned.ledgers);
             let machine = world.machines.get_mut(node).expect("a ledger has a node");
             machine.ledger.clone_from(list);
             machine.is_wiped = false;
@@ -116,6 +116,7 @@ fn carry_out(world: &mut World, step: &PodStep) {
                 drain_millis,
                 stage: Stage::Asking { from: world.now + start },
                 has_restarted: false,
+                reports: !world.random.once_in(5),
                 served_since: None,
                 serving_since: 0,
             };
@@ -181,7 +182,7 @@ fn situation(world: &World) -> Situation {
         pressure: machine.pressure_until > now,
         lost: !machine.is_online(now),
         cordoned: machine.cordoned_until > now,
-        reservations: machine.ledger.clone(),
+        reservations: machine.ledger.iter().map(|held| measured(machine, held)).collect(),
     });
     let pods = world.processes.iter().filter(|(_, process)| world.machines.contains_key(&process.node));
     Situation {
@@ -190,6 +191,12 @@ fn situation(world: &World) -> Situation {
         nodes: nodes.collect(),
         pods: pods.map(|(key, process)| pod(world, key, process)).collect(),
     }
+}
+
+/// With what its process was last measured to hold.
+fn measured(machine: &Machine, held: &Reservation) -> Reservation {
+    let holder = machine.holders.get(&held.key).map(|bytes| Bytes(*bytes));
+    Reservation { measured: holder.or(held.measured), ..held.clone() }
 }
 
 fn pod(world: &World, key: &str, process: &Process) -> Pod {

@@ -1,12 +1,11 @@
 //! The simulated world: machines, what processes really hold, and what the API server shows of it. Plain numbers: bytes
 //! are `u64`, times are milliseconds.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use kindling_envelope::ledger::{Reservation, State};
 
+use crate::figures::Figures;
 use crate::random::Random;
 
 pub const MIB: u64 = 1 << 20;
@@ -21,6 +20,8 @@ pub struct Machine {
     pub total: u64,
     pub baseline: u64,
     pub others: u64,
+    /// What others really take of it, from the beginning on.
+    pub foreign: u64,
     /// Until when each is out.
     pub offline_until: u64,
     pub agent_out_until: u64,
@@ -30,9 +31,15 @@ pub struct Machine {
     pub ledger: Vec<Reservation>,
     /// Available, and when.
     pub published: Option<(u64, u64)>,
+    /// What those said they hold who served when it was published, as far as they say it.
+    pub holders: BTreeMap<String, u64>,
     pub returning: Vec<Returning>,
-    /// When the last memory comes back for which the ledger does not wait so long.
-    pub late_until: u64,
+    /// When how much came back that no reservation waited for any more: it looks like another's.
+    pub unclaimed: Vec<(u64, u64)>,
+    /// When the measurement was made against which a release counts what comes back.
+    pub released_against: BTreeMap<String, u64>,
+    /// What each held that ended here last, as far as the ledger counts it.
+    pub held_at_end: BTreeMap<String, u64>,
     /// Somebody emptied the ledger, and the operator has not written since.
     pub is_wiped: bool,
 }
@@ -48,6 +55,8 @@ pub struct Returning {
     pub dead_at: u64,
     /// Nobody can know of it: the ledger was emptied, or the pod died before anybody saw it.
     pub is_unknown: bool,
+    /// Its container began anew in the same pod: the reservation counts it once for both.
+    pub is_of_restart: bool,
     /// Reservations that ended together.
     pub group: Option<usize>,
 }
@@ -67,6 +76,8 @@ pub struct Process {
     pub drain_millis: u64,
     pub stage: Stage,
     pub has_restarted: bool,
+    /// Whether it says what it holds.
+    pub reports: bool,
     /// For the first time, whatever became of its containers since.
     pub served_since: Option<u64>,
     pub serving_since: u64,
@@ -121,28 +132,6 @@ pub struct Asked {
     pub not_before: Option<u64>,
 }
 
-#[derive(Default)]
-pub struct Figures {
-    pub sets: u64,
-    pub seconds: u64,
-    pub plans: u64,
-    pub admissions: u64,
-    pub loads: u64,
-    pub evictions: u64,
-    pub releases: u64,
-    pub timed_out: u64,
-    pub refused: u64,
-    pub overridden: u64,
-    pub adopted: u64,
-    pub crashes: u64,
-    pub disturbances: u64,
-    pub served: u64,
-    pub longest_head_wait: u64,
-    /// How often a ledger was summed, and how often the sum was more than the machine has.
-    pub sums: Cell<u64>,
-    pub over_commitments: Cell<u64>,
-}
-
 pub struct World {
     pub now: u64,
     pub random: Random,
@@ -156,43 +145,6 @@ pub struct World {
     /// When something other than users last interfered.
     pub disturbed_at: u64,
     pub groups: Vec<u64>,
-}
-
-impl Figures {
-    pub fn add(&mut self, other: &Self) {
-        self.sets += other.sets;
-        self.seconds += other.seconds;
-        self.plans += other.plans;
-        self.admissions += other.admissions;
-        self.loads += other.loads;
-        self.evictions += other.evictions;
-        self.releases += other.releases;
-        self.timed_out += other.timed_out;
-        self.refused += other.refused;
-        self.overridden += other.overridden;
-        self.adopted += other.adopted;
-        self.crashes += other.crashes;
-        self.disturbances += other.disturbances;
-        self.served += other.served;
-        self.sums.set(self.sums.get() + other.sums.get());
-        self.over_commitments.set(self.over_commitments.get() + other.over_commitments.get());
-        self.longest_head_wait = self.longest_head_wait.max(other.longest_head_wait);
-    }
-}
-
-impl fmt::Display for Figures {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(out, "{} sets of models, {} simulated seconds, {} plans", self.sets, self.seconds, self.plans)?;
-        let Self { admissions, loads, served, releases, evictions, timed_out, .. } = self;
-        writeln!(out, "{admissions} admissions, {loads} loads, {served} requests answered")?;
-        writeln!(out, "{releases} releases, {evictions} of them for another model, {timed_out} ended by time")?;
-        let Self { refused, overridden, adopted, crashes, disturbances, longest_head_wait, .. } = self;
-        writeln!(out, "{refused} plans that refused a model, {overridden} that overrode; {adopted} pods adopted")?;
-        writeln!(out, "{crashes} crashes of the operator, {disturbances} other accidents and changes")?;
-        let (sums, over_commitments) = (self.sums.get(), self.over_commitments.get());
-        writeln!(out, "over-commitments {over_commitments} of {sums} ledgers summed")?;
-        write!(out, "longest wait of a head of the queue {} s", longest_head_wait / SECOND)
-    }
 }
 
 impl Machine {
@@ -248,7 +200,7 @@ impl World {
         let machine = &self.machines[node];
         let here = self.processes.values().filter(|process| process.node == node);
         let returning: u64 = machine.returning.iter().map(|returning| returning.bytes).sum();
-        let used = machine.baseline + here.map(Process::allocated).sum::<u64>() + returning;
+        let used = machine.baseline + machine.foreign + here.map(Process::allocated).sum::<u64>() + returning;
         machine.total.checked_sub(used).expect("agents grant only what is there")
     }
 
@@ -258,7 +210,13 @@ impl World {
         self.figures.seconds += 1;
         let now = self.now;
         for machine in self.machines.values_mut() {
-            machine.returning.retain(|returning| returning.back_at > now);
+            let (still, back) = machine.returning.drain(..).partition(|returning| returning.back_at > now);
+            machine.returning = still;
+            let unclaimed =
+                |returning: &Returning| returning.is_unknown || returning.is_of_restart || returning.group.is_some();
+            let back: Vec<Returning> = back;
+            let unclaimed = back.iter().filter(|returning| unclaimed(returning));
+            machine.unclaimed.extend(unclaimed.map(|returning| (now, returning.bytes)));
         }
         let keys: Vec<String> = self.processes.keys().cloned().collect();
         for key in keys {
@@ -314,13 +272,8 @@ impl World {
         if needed <= available + PUBLISHED_CHANGE && process.reserved + process.transient <= available {
             return Stage::Loading { until: now + process.load_millis };
         }
-        let is_excused = |returning: &Returning| {
-            returning.is_unknown
-                || now >= returning.dead_at + 120 * SECOND
-                || self.processes.contains_key(&returning.key)
-        };
         let is_overridden = process.is_overridden;
-        let excused = is_overridden || process.has_restarted || machine.returning.iter().any(is_excused);
+        let excused = is_overridden || self.is_nobodys_fault(process);
         if is_overridden {
             // It does not fit, as was known: it gives up, and its clients with it.
             self.delete_pod(key);
@@ -330,8 +283,21 @@ impl World {
             }
             return self.processes[key].stage;
         }
-        assert!(excused, "{key} was started on {} although {needed} are not there of {available}", process.node);
+        assert!(
+            excused,
+            "{key} was started on {} although {needed} are not there of {available}; {:?}",
+            process.node, machine.returning
+        );
         again
+    }
+
+    /// What comes back without the operator's doing: it did not start a container anew, nor what allocates beside it. And
+    /// what died before it was seen is started again by a reservation that says that nothing was.
+    fn is_nobodys_fault(&self, process: &Process) -> bool {
+        let mut here = self.processes.values().filter(|other| other.node == process.node);
+        let machine = &self.machines[&process.node];
+        here.any(|other| other.has_restarted)
+            || machine.returning.iter().any(|returning| returning.is_unknown || returning.is_of_restart)
     }
 
     /// A process has ended; its memory comes back, most often soon.
@@ -342,14 +308,11 @@ impl World {
         let reserved = self.processes.get(key).map_or(0, |process| process.reserved);
         let Some(machine) = self.machines.get_mut(node) else { return };
         let is_unknown = !machine.ledger.iter().any(|held| held.key == key && held.state != State::Pending);
-        // What the ledger has given up waiting for may be taken for this when it comes: that was a warning.
-        let is_unknown = is_unknown || self.now < machine.late_until + 60 * SECOND;
-        if late || is_unknown {
-            machine.late_until = machine.late_until.max(back_at);
-        }
         let key = key.to_owned();
         let counted = bytes.min(reserved);
-        machine.returning.push(Returning { key, bytes, counted, back_at, dead_at, is_unknown, group: None });
+        machine.held_at_end.insert(key.clone(), counted);
+        let (is_of_restart, group) = (false, None);
+        machine.returning.push(Returning { key, bytes, counted, back_at, dead_at, is_unknown, is_of_restart, group });
     }
 
     fn publish(&mut self) {
@@ -357,6 +320,10 @@ impl World {
         let nodes: Vec<String> = self.machines.keys().cloned().collect();
         for node in nodes {
             let available = self.available(&node);
+            let serves =
+                |process: &&Process| process.node == node && process.reports && process.stage == Stage::Serving;
+            let here = self.processes.iter().filter(|(_, process)| serves(process));
+            let holders: BTreeMap<String, u64> = here.map(|(key, process)| (key.clone(), process.holds)).collect();
             let machine = self.machines.get_mut(&node).expect("it was listed");
             if machine.agent_out_until > now || !machine.is_online(now) {
                 continue;
@@ -365,8 +332,8 @@ impl World {
                 let is_other = last.abs_diff(available) >= PUBLISHED_CHANGE;
                 now >= at + 30 * SECOND || (is_other && now >= at + 10 * SECOND)
             });
-            if is_due {
-                machine.published = Some((available, now));
+            if is_due || machine.holders != holders {
+                (machine.published, machine.holders) = (Some((available, now)), holders);
                 self.is_changed = true;
             }
         }

@@ -57,6 +57,19 @@ fn running_runtime_is_started_and_ready_as_the_kubelet_says() {
 }
 
 #[test]
+fn pod_of_a_lost_node_is_not_ready_whatever_its_container_says() {
+    let container = json!({
+        "name": "runtime", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "state": { "running": {} },
+    });
+    let status = |ready: &str| {
+        let conditions = json!([{ "type": "Ready", "status": ready }]);
+        json!({ "containerStatuses": [container], "conditions": conditions })
+    };
+    assert_eq!(read(status("True")), Situation::Started { is_ready: true });
+    assert_eq!(read(status("False")), Situation::Started { is_ready: false });
+}
+
+#[test]
 fn crashed_runtime_without_words_shows_its_exit_code() {
     let crashed = json!({
         "restartCount": 3,

@@ -96,6 +96,11 @@ pub async fn carry_out(
     plan: &Plan,
 ) -> Failures {
     let mut failures = Failures::default();
+    for envelope in world.envelopes.iter().filter(|envelope| world.node(&envelope.name_any()).is_none()) {
+        if let Err(error) = remove_ledger(client, envelope).await {
+            failures.ledgers.insert(envelope.name_any(), error);
+        }
+    }
     for (node, reservations) in &plan.ledgers {
         if let Err(error) = write_ledger(client, world, node, reservations).await {
             failures.ledgers.insert(node.clone(), error);
@@ -140,6 +145,19 @@ async fn write_ledger(
     let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
     let written = api.replace(node, &params, &envelope).await;
     written.map(drop).map_err(|source| PlacementError::Ledger { node: node.to_owned(), source })
+}
+
+/// Of a node that is no part of the cluster any more. If it comes back, its agent makes another.
+async fn remove_ledger(client: &Client, envelope: &NodeEnvelope) -> Result<(), PlacementError> {
+    let node = envelope.name_any();
+    let preconditions = Preconditions { uid: envelope.uid(), resource_version: None };
+    let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    match Api::<NodeEnvelope>::all(client.clone()).delete(&node, &params).await {
+        Ok(_) => tracing::info!(node, "removed the ledger of a node that is gone"),
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
+        Err(source) => return Err(PlacementError::Ledger { node, source }),
+    }
+    Ok(())
 }
 
 /// Bytes as people read them in Kubernetes.

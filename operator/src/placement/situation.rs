@@ -180,12 +180,13 @@ pub fn situation(world: &World, wished: &[Wished], now: Timestamp) -> Situation 
     }
 }
 
-/// Nothing while the agent has not measured it once, and nothing is promised there.
+/// Nothing while the agent has not measured it once, and nothing is promised there; nothing of a node that was removed
+/// from the cluster, and took its memory along.
 fn node_facts(world: &World, envelope: &NodeEnvelope, now: Timestamp) -> Option<NodeFacts> {
     let name = envelope.name_any();
+    let node = world.node(&name)?;
     let status = envelope.status.clone().unwrap_or_default();
     let memory = status.memory?;
-    let node = world.node(&name);
     let measured =
         status.measured_at.as_ref().map(|at| Measured { available: Bytes(memory.available_bytes), at: time(at.0) });
     Some(NodeFacts {
@@ -195,8 +196,8 @@ fn node_facts(world: &World, envelope: &NodeEnvelope, now: Timestamp) -> Option<
         measured,
         agent: has_agent(envelope, now),
         pressure: status.pressure != kindling_api::Pressure::None,
-        lost: !node.is_some_and(is_node_ready),
-        cordoned: node.and_then(|node| node.spec.as_ref()?.unschedulable).unwrap_or(false),
+        lost: !is_node_ready(node),
+        cordoned: node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false),
         reservations: envelope.spec.reservations.iter().map(|written| measured_of(world, written, &status)).collect(),
         name,
     })

@@ -65,7 +65,9 @@ pub async fn keep(
     for pod in world.pods.iter().filter(|pod| is_waiting(pod)) {
         let owner = pod.owner_references().iter().find(|owner| owner.kind == "LocalModel");
         let wished = owner.and_then(|owner| wished.iter().find(|wished| wished.wish.model == owner.uid));
-        if let Some((wished, terms)) = wished.zip(pod_terms(pod)) {
+        // Of a node that is gone the pod goes too.
+        let terms = pod_terms(pod).filter(|terms| world.node(&terms.node).is_some());
+        if let Some((wished, terms)) = wished.zip(terms) {
             ensure(client, config, world, wished, &terms.node).await?;
         }
     }

@@ -38,6 +38,10 @@ pub fn of_observed(object: &LocalModel, observed: &Observed) -> Vec<Verdict> {
             Verdict::fails(ConditionType::Loaded, Reason::Waiting, "the weights and the memory come first"),
             Verdict::fails(ConditionType::Ready, obstacle.reason, &obstacle.message),
         ],
+        // The kubelet's last word about the pod stands there, and nobody knows what has become of it.
+        (Situation::Started { .. } | Situation::Replacing, Some(lost)) if lost.reason == Reason::NodeLost => {
+            fails(ConditionType::Loaded, Reason::NodeLost, &lost.message)
+        }
         (situation, _) => of_pod(situation, observed),
     };
     [Some(resolved), downloaded, admitted, Some(loaded), Some(ready)].into_iter().flatten().collect()

@@ -6,8 +6,8 @@ use futures::future::BoxFuture;
 use kindling_operator::agents::Agents;
 use kindling_proto::v1::ensure_model_response::State;
 use kindling_proto::v1::{
-    CacheLayers, DescribeModelRequest, DescribeModelResponse, EnsureModelRequest, EnsureModelResponse,
-    PlannedActivations, cache_layers,
+    CacheLayers, DescribeModelRequest, DescribeModelResponse, EnsureModelRequest, EnsureModelResponse, KeepOnlyRequest,
+    KeepOnlyResponse, PlannedActivations, cache_layers,
 };
 use tonic::Status;
 
@@ -63,5 +63,9 @@ impl Agents for FakeAgents {
 
     fn ensure(&self, _: String, _: EnsureModelRequest) -> BoxFuture<'_, Result<EnsureModelResponse, Status>> {
         Box::pin(async { Ok(self.0.lock().unwrap().weights.clone()) })
+    }
+
+    fn keep_only(&self, _: String, _: KeepOnlyRequest) -> BoxFuture<'_, Result<KeepOnlyResponse, Status>> {
+        Box::pin(async { Ok(KeepOnlyResponse::default()) })
     }
 }

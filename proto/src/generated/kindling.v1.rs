@@ -1591,6 +1591,38 @@ pub mod ensure_model_response {
         }
     }
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct KeepOnlyRequest {
+    /// Every LocalModel, also those of other nodes and those that are suspended.
+    #[prost(message, repeated, tag = "1")]
+    pub models: ::prost::alloc::vec::Vec<NamedModel>,
+    /// Says that these are all. A list without it is refused: what is missing in it would be removed.
+    #[prost(bool, tag = "2")]
+    pub is_complete: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NamedModel {
+    /// namespace/name
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub source: ::core::option::Option<ModelSource>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeepOnlyResponse {
+    /// What the files of the cache take on the disk.
+    #[prost(uint64, tag = "1")]
+    pub cached_bytes: u64,
+    /// Of them what no LocalModel names.
+    #[prost(uint64, tag = "2")]
+    pub unnamed_bytes: u64,
+    /// What was removed by this call.
+    #[prost(uint64, tag = "3")]
+    pub freed_bytes: u64,
+    /// Why nothing was removed, where something kept the agent from looking.
+    #[prost(string, tag = "4")]
+    pub held_back: ::prost::alloc::string::String,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HoldRequest {
     #[prost(oneof = "hold_request::Message", tags = "1, 2")]
@@ -1817,6 +1849,33 @@ pub mod agent_client {
                 .insert(GrpcMethod::new("kindling.v1.Agent", "EnsureModel"));
             self.inner.unary(req, path, codec).await
         }
+        /// Says what the LocalModels of the whole cluster name. Files that came from a hub and that none of them has named for
+        /// longer than the agent keeps such are removed from the node's cache. Never what was imported by hand, and nothing
+        /// while a model holds memory of which the agent was not told yet what it names.
+        pub async fn keep_only(
+            &mut self,
+            request: impl tonic::IntoRequest<super::KeepOnlyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::KeepOnlyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/kindling.v1.Agent/KeepOnly",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("kindling.v1.Agent", "KeepOnly"));
+            self.inner.unary(req, path, codec).await
+        }
         /// The runtime asks for memory before it allocates any. The first message is an Ask. The grant lasts as long as the
         /// stream: the agent knows by its end that the memory is given back.
         pub async fn hold(
@@ -1870,6 +1929,16 @@ pub mod agent_server {
             request: tonic::Request<super::EnsureModelRequest>,
         ) -> std::result::Result<
             tonic::Response<super::EnsureModelResponse>,
+            tonic::Status,
+        >;
+        /// Says what the LocalModels of the whole cluster name. Files that came from a hub and that none of them has named for
+        /// longer than the agent keeps such are removed from the node's cache. Never what was imported by hand, and nothing
+        /// while a model holds memory of which the agent was not told yet what it names.
+        async fn keep_only(
+            &self,
+            request: tonic::Request<super::KeepOnlyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::KeepOnlyResponse>,
             tonic::Status,
         >;
         /// Server streaming response type for the Hold method.
@@ -2034,6 +2103,49 @@ pub mod agent_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = EnsureModelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/kindling.v1.Agent/KeepOnly" => {
+                    #[allow(non_camel_case_types)]
+                    struct KeepOnlySvc<T: Agent>(pub Arc<T>);
+                    impl<T: Agent> tonic::server::UnaryService<super::KeepOnlyRequest>
+                    for KeepOnlySvc<T> {
+                        type Response = super::KeepOnlyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::KeepOnlyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::keep_only(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = KeepOnlySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

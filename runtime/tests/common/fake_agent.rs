@@ -8,7 +8,7 @@ use futures::Stream;
 use kindling_proto::v1::agent_server::{Agent, AgentServer};
 use kindling_proto::v1::{
     Ask, DescribeModelRequest, DescribeModelResponse, EnsureModelRequest, EnsureModelResponse, HoldRequest,
-    HoldResponse, Measured, hold_request, hold_response,
+    HoldResponse, KeepOnlyRequest, KeepOnlyResponse, Measured, hold_request, hold_response,
 };
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -99,6 +99,10 @@ impl Agent for Service {
         _request: Request<EnsureModelRequest>,
     ) -> Result<Response<EnsureModelResponse>, Status> {
         Err(Status::unimplemented("a runtime does not ask this"))
+    }
+
+    async fn keep_only(&self, _request: Request<KeepOnlyRequest>) -> Result<Response<KeepOnlyResponse>, Status> {
+        Err(Status::unimplemented("a runtime does not say this"))
     }
 
     async fn hold(&self, request: Request<Streaming<HoldRequest>>) -> Result<Response<Self::HoldStream>, Status> {
