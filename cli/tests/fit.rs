@@ -38,7 +38,7 @@ fn what_fits_exits_with_0_and_says_every_term() {
     }
 }
 
-/// By hand, of 100 MiB are 90 for models, 64 of them for the process. A token takes 2 layers * 2 heads * (16 + 16) elements *
+/// By hand, of 100 MiB are 90 for models, 17 of them for the process and 32 for loading. A token takes 2 layers * 2 heads * (16 + 16) elements *
 /// 2 bytes = 256 bytes, 400 sequences of 512 tokens 50 MiB.
 #[test]
 fn what_does_not_fit_exits_with_1_and_says_what_would() {

@@ -30,5 +30,6 @@ pub use node_envelope::{
     Reservation, ReservationState,
 };
 pub use status::{
-    Acceleration, DownloadStatus, EnvelopeStatus, LocalModelStatus, MemoryStatus, ModelFacts, PredictedTerms,
+    Acceleration, DownloadStatus, EnvelopeStatus, LearnedTerms, LocalModelStatus, MemoryStatus, ModelFacts,
+    PredictedTerms,
 };

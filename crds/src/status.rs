@@ -140,6 +140,10 @@ pub struct EnvelopeStatus {
     /// What the runtime said it takes, once it is loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<MeasuredTerms>,
+    /// What was measured so far of these weights with these settings; it raises what is predicted when they are planned
+    /// again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learned: Option<LearnedTerms>,
     /// The node that `nodeTotalBytes` and the others are about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
@@ -158,6 +162,18 @@ pub struct EnvelopeStatus {
     /// Whether the model was admitted although it does not fit (`spec.memory.policy` is `Warn`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_overridden: bool,
+}
+
+/// What was learned of a model's memory.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct LearnedTerms {
+    /// Digest of all that the model's pod was made from: it holds for the same again.
+    pub settings: String,
+    /// What was predicted by the arithmetic alone.
+    pub predicted: PredictedTerms,
+    /// The most that was measured, for each term.
+    pub measured: MeasuredTerms,
 }
 
 /// What a model is predicted to take, term by term.

@@ -8,6 +8,7 @@ mod check;
 pub mod facts;
 mod footprint;
 mod kv_cache;
+mod learned;
 pub mod ledger;
 mod solve;
 
@@ -15,4 +16,5 @@ pub use bytes::{Bytes, NotBytes};
 pub use check::{Node, Resident, Shortfall};
 pub use footprint::{Activations, Footprint, Model};
 pub use kv_cache::{BLOCK_TOKENS, CacheLayers, Device, KvDtype, Pool, Serving};
+pub use learned::Held;
 pub use solve::{Alternatives, alternatives};

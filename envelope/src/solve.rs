@@ -81,6 +81,7 @@ mod tests {
         Model {
             weights: Bytes::gib(20),
             largest_tensor: Bytes::gib(1),
+            vocabulary: Some(128_256),
             cache: vec![CacheLayers::Full { layers: 64, kv_heads: 8, head_dim: 128 }],
             activations: Activations::Planned { fixed: Bytes::gib(1), per_token: Bytes(0), per_sequence: Bytes(0) },
             max_context: 131_072,

@@ -16,6 +16,8 @@ pub struct Facts {
     pub max_context: u64,
     /// What its layers keep of the tokens before.
     pub cache: Vec<CacheLayers>,
+    /// Rows of the embedding; known only of what the runtime can run.
+    pub vocabulary: Option<u64>,
     /// Elements of the tensors that are used; known only of what the runtime can run.
     pub parameters: Option<u64>,
     /// The same without the experts that a token is not sent to.
@@ -60,6 +62,7 @@ impl Facts {
         let unplanned = Model {
             weights: self.stored.loaded,
             largest_tensor: self.stored.largest_tensor,
+            vocabulary: self.vocabulary,
             cache: self.cache.clone(),
             activations: Activations::Unplanned,
             max_context: self.max_context,

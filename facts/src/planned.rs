@@ -74,6 +74,7 @@ impl Lowered {
         Ok(Some(Model {
             weights: Bytes(exact.weight_bytes as u64),
             largest_tensor: self.largest_tensor,
+            vocabulary: Some(self.plan.vocab_size as u64),
             cache: self.cache(),
             activations: activations(&limits, exact, &predict)?,
             max_context: self.plan.max_position as u64,

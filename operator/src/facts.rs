@@ -312,6 +312,7 @@ fn facts(answer: DescribeModelResponse) -> Result<Facts, Failure> {
     let model = Model {
         weights: Bytes(answer.resident_weight_bytes),
         largest_tensor: Bytes(answer.largest_tensor_bytes),
+        vocabulary: Some(answer.vocabulary).filter(|entries| *entries > 0),
         cache,
         activations,
         max_context: u64::from(answer.max_context),

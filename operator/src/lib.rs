@@ -15,6 +15,7 @@ mod backoff;
 pub mod build;
 pub mod dereference;
 pub mod facts;
+mod learned;
 mod named;
 pub mod observe;
 pub mod placement;

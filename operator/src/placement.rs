@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
+use kindling_api::LearnedTerms;
 use kindling_envelope::Footprint;
 use kindling_envelope::ledger::{Misfit, Verdict};
 use kube::{Client, ResourceExt};
@@ -26,13 +27,15 @@ use crate::config::OperatorConfig;
 use carry_out::Failures;
 
 use crate::facts::{Asked, Facts, FactsCache, Known};
+use crate::learned::lessons;
 use crate::named::Named;
 use crate::validate::Weights;
 
 pub use carry_out::{PlacementError, quantity};
 pub use ledger::{MODEL_COPY_SEPARATOR, PodTerms, pod_terms};
 pub use preview::LastRound;
-pub use situation::{need, serving};
+pub use read::World;
+pub use situation::{Wished, need, planned_pod, serving};
 
 /// A round is made at least so often: measurements age, and nobody tells.
 const AT_LEAST_EVERY: Duration = Duration::from_secs(5);
@@ -56,6 +59,8 @@ pub struct Outcome {
     pub node: Option<String>,
     /// Why its pod could not be made or deleted.
     pub failure: Option<String>,
+    /// What was measured of it, if it serves as it is asked to.
+    pub lesson: Option<LearnedTerms>,
 }
 
 /// Memory of one node.
@@ -183,6 +188,11 @@ impl Placement {
         for (key, error) in &failures.pods {
             if let Some(outcome) = outcomes.get_mut(ledger::split_key(key).0) {
                 outcome.failure = Some(error.with_sources());
+            }
+        }
+        for (uid, lesson) in lessons(&world, &wished) {
+            if let Some(outcome) = outcomes.get_mut(&uid) {
+                outcome.lesson = Some(lesson);
             }
         }
         self.publish(&wished, outcomes);

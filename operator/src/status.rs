@@ -4,10 +4,9 @@ mod conditions;
 
 use k8s_openapi::jiff::Timestamp;
 use kindling_api::{
-    Acceleration, ConditionType, DownloadStatus, EnvelopeStatus, LocalModel, LocalModelStatus, MANAGER, MeasuredTerms,
-    MemoryStatus, ModelFacts, PredictedTerms, Source,
+    Acceleration, ConditionType, DownloadStatus, EnvelopeStatus, LearnedTerms, LocalModel, LocalModelStatus, MANAGER,
+    MeasuredTerms, MemoryStatus, ModelFacts, Source,
 };
-use kindling_envelope::Footprint;
 use kindling_envelope::ledger::Verdict;
 use kindling_proto::v1::GetModelInfoResponse;
 use kindling_proto::v1::ensure_model_response::State as EnsureState;
@@ -17,6 +16,7 @@ use kube::{Client, Resource, ResourceExt};
 use crate::build;
 use crate::controller::Error;
 use crate::facts::Facts;
+use crate::learned::{merge, predicted};
 use crate::observe::{Observed, Situation};
 use crate::placement::{misfits, quantity};
 
@@ -83,7 +83,9 @@ fn facts(object: &LocalModel, observed: &Observed, old: LocalModelStatus) -> Loc
     let is_started = matches!(observed.situation, Situation::Started { .. });
     let is_same_spec = old.observed_generation == object.metadata.generation;
     let known = observed.known.facts.as_ref().map(known_facts);
+    let learned = learned(observed, old.envelope.as_ref());
     let envelope = envelope(observed, old.envelope.filter(|_| is_same_spec), is_started);
+    let envelope = EnvelopeStatus { learned, ..envelope };
     let model = info.and_then(model_facts).or(known).or(old.model.filter(|_| is_same_spec));
     let memory = memory(model.as_ref(), &envelope);
     LocalModelStatus {
@@ -116,8 +118,9 @@ fn envelope(observed: &Observed, old: Option<EnvelopeStatus>, is_started: bool) 
     let room = outcome.room.as_ref();
     let suggestions: Vec<String> = misfits(&outcome.verdict).iter().map(ToString::to_string).collect();
     EnvelopeStatus {
-        predicted: outcome.footprint.map(predicted).or(old.predicted),
+        predicted: outcome.footprint.as_ref().map(predicted).or(old.predicted),
         measured,
+        learned: None,
         node: room.map(|room| room.node.clone()),
         node_total_bytes: room.map(|room| room.total),
         node_system_bytes: room.map(|room| room.system),
@@ -127,14 +130,12 @@ fn envelope(observed: &Observed, old: Option<EnvelopeStatus>, is_started: bool) 
     }
 }
 
-fn predicted(footprint: Footprint) -> PredictedTerms {
-    PredictedTerms {
-        weights_bytes: footprint.weights.0,
-        kv_cache_bytes: footprint.kv_cache.0,
-        activations_bytes: footprint.activations.0,
-        runtime_bytes: footprint.runtime.0,
-        load_transient_bytes: footprint.load_transient.0,
-        total_bytes: footprint.resident().0,
+/// It outlives changes of the spec: the next one may be the way back.
+fn learned(observed: &Observed, old: Option<&EnvelopeStatus>) -> Option<LearnedTerms> {
+    let old = old.and_then(|old| old.learned.clone());
+    match observed.outcome.as_ref().and_then(|outcome| outcome.lesson.clone()) {
+        Some(lesson) => Some(merge(old, lesson)),
+        None => old,
     }
 }
 

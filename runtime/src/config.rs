@@ -26,9 +26,11 @@ pub enum BackendKind {
 }
 
 impl BackendKind {
-    /// The backend itself.
-    pub(crate) fn make(self) -> Box<dyn Backend> {
+    /// The backend itself. Within a budget it takes all its memory when it starts, so that what was promised is not found
+    /// to be missing in the middle of an answer; without, when it is used.
+    pub(crate) fn make(self, has_budget: bool) -> Box<dyn Backend> {
         match self {
+            Self::Cpu if has_budget => Box::new(CpuBackend::new().filling()),
             Self::Cpu => Box::new(CpuBackend::new()),
             Self::Reference => Box::new(ReferenceBackend),
         }

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kindling_engine::{Engine, EngineConfig, GroupConfig, GroupKind, Speculation};
-use kindling_kernels::{Backend, CacheGroupKind, Limits, LoadProgress, MemoryUse, Plan, WeightSource};
+use kindling_kernels::{
+    Backend, CacheGroupKind, Limits, LoadProgress, MemoryUse, Plan, WeightSource, give_back_free_heap,
+    keep_large_blocks_apart,
+};
 use kindling_models::{ModelFacts, OpenModel};
 
 use crate::decode_reads::DecodeReads;
@@ -24,6 +27,7 @@ use crate::throttle::ThrottledWeights;
 /// [`LoadError`] naming what could not be opened, configured or prepared.
 pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, LoadError> {
     let started = Instant::now();
+    keep_large_blocks_apart();
     let config = &shared.config;
     let OpenModel { spec, facts, weights, tokenizer, chat_template, dialect } =
         kindling_models::open(&config.model_path)
@@ -41,22 +45,27 @@ pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, L
         None => weights,
     };
     let player = config.script.as_ref().map(|script| Player::new(script, &tokenizer, plan.vocab_size)).transpose()?;
+    // Reading the vocabulary took several times what is left of it.
+    give_back_free_heap();
     shared.gate.ask(&need)?;
     let model = backend
         .prepare(&plan, &*weights, &limits, &mut |progress| shared.set_progress(progress))
         .map_err(|source| LoadError::Prepare { backend: backend.name(), source })?;
     let memory = model.memory();
     check_kept(memory, &need)?;
+    // What the readers had.
+    give_back_free_heap();
+    let resident = model.resident().unwrap_or(memory);
     shared.gate.loaded(Measured {
-        weights_bytes: memory.weight_bytes as u64,
-        kv_cache_bytes: memory.kv_cache_bytes as u64,
-        activations_bytes: memory.activation_bytes as u64,
+        weights_bytes: resident.weight_bytes as u64,
+        kv_cache_bytes: resident.kv_cache_bytes as u64,
+        activations_bytes: resident.activation_bytes as u64,
         process_bytes: process_bytes().unwrap_or(need.resident().0),
     });
     shared.metrics.set_memory(memory);
     let decode_reads = DecodeReads::new(&plan, &*weights, memory, &limits);
     // Loading happens once, so nobody has set it before.
-    let _ = shared.prepared.set(Prepared { memory, decode_reads });
+    let _ = shared.prepared.set(Prepared { memory, resident, decode_reads });
     shared.metrics.model_load_seconds.set(started.elapsed().as_secs_f64());
     tracing::info!(
         seconds = started.elapsed().as_secs_f64(),

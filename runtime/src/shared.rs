@@ -41,6 +41,8 @@ pub struct Description {
 pub struct Prepared {
     /// What the backend holds.
     pub memory: MemoryUse,
+    /// What of it was in memory when it was ready; all of it, where the kernel does not say or there is a budget.
+    pub resident: MemoryUse,
     /// What a token costs.
     pub decode_reads: DecodeReads,
 }

@@ -58,11 +58,21 @@ async fn taken(budget: Option<u64>, change: impl FnOnce(&mut RuntimeConfig)) -> 
 
 #[tokio::test]
 async fn what_is_taken_is_what_was_asked_for() {
-    let (need, measured) = taken(None, |_| {}).await.unwrap();
+    // Within a budget all of it is there at the start; a kernel that counts by pages sees every one of them.
+    let (need, measured) = taken(Some(1 << 40), |_| {}).await.unwrap();
     assert_eq!(need.weights.0, measured.weights_bytes);
     assert_eq!(need.kv_cache.0, measured.kv_cache_bytes);
     assert_eq!(need.activations.0, measured.activations_bytes);
     assert!(measured.process_bytes > 0);
+}
+
+#[tokio::test]
+async fn without_a_budget_a_large_cache_is_there_when_it_is_used() {
+    let large = |config: &mut RuntimeConfig| config.kv_tokens = Some(1 << 18);
+    let (need, measured) = taken(None, large).await.unwrap();
+    assert!(measured.kv_cache_bytes < need.kv_cache.0 / 10, "{measured:?} of {need:?}");
+    let (need, measured) = taken(Some(1 << 40), large).await.unwrap();
+    assert_eq!(need.kv_cache.0, measured.kv_cache_bytes);
 }
 
 #[tokio::test]

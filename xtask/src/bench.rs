@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: how fast the sample model is here, alone or pair by pair with a peer.
+//! `cargo xtask bench`: how fast the sample model is here, alone or pair by pair with a peer; and what it takes.
 //!
 //! Measuring itself is `kindling bench`; this builds, prepares files, keeps the order and watches who else computes.
 
@@ -34,6 +34,9 @@ pub struct Args {
     /// What is measured with the peer [default: all]
     #[arg(long, value_delimiter = ',', requires = "peer")]
     parts: Vec<pairs::Part>,
+    /// Compare the memory that is predicted with what a runtime takes, of models with random weights, and nothing else.
+    #[arg(long, conflicts_with = "peer")]
+    memory: bool,
     /// Which files are measured with the peer [default: all]
     #[arg(long, value_delimiter = ',', requires = "peer")]
     formats: Vec<llama_cpp::Format>,
@@ -49,7 +52,10 @@ enum Peer {
 
 /// Runs `cargo xtask bench`.
 pub fn run_bench(args: Args) -> anyhow::Result<()> {
-    let Args { runs, peer, peer_bin, threads, parts, formats } = args;
+    let Args { runs, peer, peer_bin, threads, parts, memory, formats } = args;
+    if memory {
+        return compare_memory(runs.unwrap_or(3));
+    }
     // The whole workspace, as everything else here builds it: another selection compiles dependencies again.
     run(&mut cargo(&["build", "--release", "--workspace"]))?;
     let kindling = binary::path("release")?;
@@ -65,4 +71,11 @@ pub fn run_bench(args: Args) -> anyhow::Result<()> {
             pairs.run(&parts, &formats)
         }
     }
+}
+
+/// Every setting, one process after the other: the tables go to standard output, and what is off ends it.
+fn compare_memory(runs: usize) -> anyhow::Result<()> {
+    let test = ["test", "--release", "--workspace", "--test", "measured_memory", "--"];
+    let all = ["--include-ignored", "--nocapture", "--test-threads", "1"];
+    (0..runs.max(1)).try_for_each(|_| run(&mut cargo(&[&test[..], &all[..]].concat())))
 }

@@ -77,6 +77,7 @@ fn response(facts: &Facts, model: &Model) -> DescribeModelResponse {
         stored_weight_bytes: facts.stored.loaded.0,
         resident_weight_bytes: model.weights.0,
         largest_tensor_bytes: model.largest_tensor.0,
+        vocabulary: model.vocabulary.unwrap_or(0),
         max_context: u32::try_from(model.max_context).unwrap_or(u32::MAX),
         cache_layers: model.cache.iter().map(layers).collect(),
         activations: match model.activations {

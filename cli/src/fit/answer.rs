@@ -67,6 +67,7 @@ impl Answer {
             "activeParameters": facts.active_parameters,
             "quantization": facts.quantization,
             "maxContext": facts.max_context,
+            "vocabulary": facts.vocabulary,
             "stored": {
                 "loadedBytes": facts.stored.loaded.0,
                 "notLoadedBytes": facts.stored.not_loaded.0,

@@ -36,6 +36,7 @@ fn need(gib: u64) -> Need {
     let model = Model {
         weights: Bytes::gib(gib),
         largest_tensor: Bytes::gib(1),
+        vocabulary: Some(128_256),
         cache: vec![CacheLayers::Full { layers: 1, kv_heads: 1, head_dim: 1024 }],
         activations: Activations::Planned { fixed: nothing, per_token: nothing, per_sequence: nothing },
         max_context: 131_072,

@@ -253,6 +253,7 @@ fn need(asked: &Asked) -> Need {
     let model = Model {
         weights: Bytes(asked.bytes),
         largest_tensor: Bytes(asked.transient),
+        vocabulary: Some(128_256),
         cache: vec![CacheLayers::Full { layers: 8, kv_heads: 4, head_dim: 128 }],
         activations: Activations::Planned { fixed: nothing, per_token: nothing, per_sequence: nothing },
         max_context: 131_072,

@@ -204,6 +204,7 @@ impl Numbers {
         Model {
             weights: Bytes(self.below(1 << 37)),
             largest_tensor: Bytes(self.below(1 << 31)),
+            vocabulary: Some(self.below(1 << 20)).filter(|entries| *entries > 0),
             cache,
             activations: if self.below(2) == 0 { planned } else { Activations::Unplanned },
             max_context: 1 << 20,

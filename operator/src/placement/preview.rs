@@ -10,6 +10,7 @@ use kube::ResourceExt;
 
 use super::ledger::key;
 use super::situation::{allowed_nodes, need};
+use crate::learned::correct;
 use crate::validate::ValidatedModel;
 
 /// What the last round was decided from.
@@ -44,7 +45,7 @@ impl LastRound {
             key: key(uid, 0),
             name: format!("{}/{}", model.namespace, model.name),
             model: uid.clone(),
-            need: Some(need(model, facts)),
+            need: Some(correct(object, need(model, facts))),
             priority: object.spec.memory.priority,
             activation: Activation::Always,
             wanted_since: situation.now,

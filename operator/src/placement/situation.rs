@@ -23,6 +23,7 @@ use crate::build::pod_digest;
 use crate::config::OperatorConfig;
 use crate::dereference::References;
 use crate::facts::{Asked, FactsCache};
+use crate::learned::correct;
 use crate::observe::{Situation as PodSituation, situation as pod_situation};
 use crate::validate::{ValidatedModel, validate};
 
@@ -84,7 +85,7 @@ fn wish(
     let asked = validated.as_ref().map(ValidatedModel::asked);
     let known = asked.as_ref().map(|asked| facts.known(asked)).unwrap_or_default();
     let runnable = known.facts.as_ref().filter(|facts| facts.not_runnable.is_empty());
-    let need = validated.as_ref().zip(runnable).map(|(model, facts)| need(model, &facts.model));
+    let need = validated.as_ref().zip(runnable).map(|(model, facts)| correct(object, need(model, &facts.model)));
     let spec = &object.spec;
     let last_use = world.last_use(object).filter(|_| spec.lifecycle.activation == AskedActivation::OnDemand);
     let wish = Wish {
@@ -219,7 +220,7 @@ fn is_node_ready(node: &Node) -> bool {
 }
 
 /// A pod of ours; nothing if it says neither whose it is nor where.
-fn planned_pod(pod: &Pod) -> Option<PlannedPod> {
+pub fn planned_pod(pod: &Pod) -> Option<PlannedPod> {
     let owner = pod.owner_references().iter().find(|owner| owner.kind == "LocalModel")?;
     let terms = pod_terms(pod);
     let bound = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
@@ -288,6 +289,7 @@ pub fn outcomes(situation: &Situation, wished: &[Wished], plan: &Plan) -> BTreeM
             room: facts.map(|facts| room(facts, plan)),
             node,
             failure: None,
+            lesson: None,
         };
         outcomes.entry(split_key(&wished.wish.key).0.to_owned()).or_insert(outcome);
     }

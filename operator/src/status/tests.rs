@@ -42,7 +42,7 @@ fn outcome(verdict: Verdict) -> Outcome {
         runtime: Bytes::mib(64),
         load_transient: Bytes::mib(9),
     };
-    Outcome { verdict, footprint: Some(footprint), context: Some(4096), room: None, node, failure: None }
+    Outcome { verdict, footprint: Some(footprint), context: Some(4096), room: None, node, failure: None, lesson: None }
 }
 
 fn unplaced(verdict: Verdict) -> Result<Observed, Error> {
@@ -277,4 +277,29 @@ fn unreachable_cluster_leaves_a_serving_model_ready() {
     let status = compute(&model(), &unreachable(), at(2));
     assert_eq!(status.condition(ConditionType::Ready).unwrap().reason, "ClusterUnreachable");
     assert_eq!(status.observed_generation, None, "nothing was found out about this generation");
+}
+
+#[test]
+fn what_was_learned_outlives_a_changed_spec_and_a_refusal() {
+    let lesson = |total_bytes| LearnedTerms {
+        settings: "as asked".to_owned(),
+        measured: MeasuredTerms { total_bytes, ..MeasuredTerms::default() },
+        ..LearnedTerms::default()
+    };
+    let observed = |lesson: Option<LearnedTerms>| {
+        let verdict = Verdict::Admitted { node: "spark-1".to_owned(), state: State::Resident };
+        let outcome = Some(Outcome { lesson, ..outcome(verdict) });
+        Ok(Observed { situation: Situation::Started { is_ready: true }, outcome, ..Observed::default() })
+    };
+    let learned = |object: &LocalModel| object.status.clone().unwrap().envelope.unwrap().learned;
+    let mut object = model();
+    object.status = Some(compute(&object, &observed(Some(lesson(7))), at(1)));
+    assert_eq!(learned(&object), Some(lesson(7)));
+    object.status = Some(compute(&object, &observed(Some(lesson(5))), at(2)));
+    assert_eq!(learned(&object), Some(lesson(7)), "the most");
+    object.metadata.generation = Some(3);
+    for outcome in [observed(None), unplaced(Verdict::NoNode), Ok(Observed::default())] {
+        object.status = Some(compute(&object, &outcome, at(3)));
+        assert_eq!(learned(&object), Some(lesson(7)));
+    }
 }

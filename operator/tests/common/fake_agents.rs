@@ -31,6 +31,7 @@ impl Default for FakeAgents {
             stored_weight_bytes: 1 << 30,
             resident_weight_bytes: 1 << 30,
             largest_tensor_bytes: 1 << 20,
+            vocabulary: 65_536,
             max_context: 8192,
             cache_layers: vec![CacheLayers { layers: 16, kind: Some(cache_layers::Kind::Full(full)) }],
             activations: Some(PlannedActivations { fixed_bytes: 0, per_token_bytes: 1 << 10, per_sequence_bytes: 0 }),

@@ -1450,6 +1450,9 @@ pub struct DescribeModelResponse {
     /// What the files are: changes when a file changes. Empty where the source does not say.
     #[prost(string, tag = "11")]
     pub digest: ::prost::alloc::string::String,
+    /// Rows of the embedding; 0 where nobody has said.
+    #[prost(uint64, tag = "12")]
+    pub vocabulary: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PlannedActivations {

@@ -91,6 +91,11 @@ pub trait PreparedModel: Send {
 
     /// What it holds.
     fn memory(&self) -> MemoryUse;
+
+    /// What of it is in memory by now, as the kernel counts it: pages come when they are used. `None` where nobody says.
+    fn resident(&self) -> Option<MemoryUse> {
+        None
+    }
 }
 
 /// Why a model cannot be prepared.

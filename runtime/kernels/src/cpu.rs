@@ -62,17 +62,25 @@ use rotary::RotaryAngles;
 #[derive(Debug, Clone, Copy)]
 pub struct CpuBackend {
     isa: DetectedIsa,
+    fills: bool,
 }
 
 impl CpuBackend {
     /// The fastest instruction set of this machine.
     pub fn new() -> Self {
-        Self { isa: DetectedIsa::best() }
+        Self { isa: DetectedIsa::best(), fills: false }
     }
 
     /// A given instruction set, or `None` if this machine lacks it. For tests and comparisons.
     pub fn with_isa(isa: Isa) -> Option<Self> {
-        DetectedIsa::new(isa).map(|isa| Self { isa })
+        DetectedIsa::new(isa).map(|isa| Self { isa, fills: false })
+    }
+
+    /// The same, but cache and activations are in memory once a model is prepared, as weights are, and not only when they
+    /// are used: who has been promised memory finds out at the start whether it is there, and so do all others.
+    #[must_use]
+    pub fn filling(self) -> Self {
+        Self { fills: true, ..self }
     }
 
     /// The instruction set in use.
@@ -106,6 +114,7 @@ impl Backend for CpuBackend {
         validate::validate(plan, limits)?;
         support::check(plan)?;
         let room = Room::real();
+        let work_room = if self.fills { Room::filled(limits.num_threads) } else { Room::real() };
         let keeper = Repack::new(plan, &room);
         let weights = Weights(load_weights(plan, weights, limits.num_threads, progress, &keeper)?);
         let rotaries = plan
@@ -117,7 +126,7 @@ impl Backend for CpuBackend {
             })
             .collect();
         let Work { caches, scratch, buffers, quantised, moe, parts } =
-            Work::new((plan, &weights, limits), (&room, &room))?;
+            Work::new((plan, &weights, limits), (&work_room, &work_room))?;
         let pool = Pool::new(limits.num_threads)
             .map_err(|source| PrepareError::Threads { num_threads: limits.num_threads, source })?;
         Ok(Box::new(CpuModel {

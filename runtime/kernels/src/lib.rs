@@ -14,6 +14,7 @@ mod load;
 pub mod nvfp4;
 pub mod plan;
 pub mod reference;
+mod resident;
 mod room;
 pub mod rotary_frequencies;
 pub mod step;
@@ -28,5 +29,6 @@ pub use plan::{
     Plan, RopeScaling, RotaryId, RotarySpec, RotaryStyle, RouteRule, RowRange, Rows, WeightId, WeightSpec,
 };
 pub use reference::ReferenceBackend;
+pub use resident::{give_back_free_heap, keep_large_blocks_apart};
 pub use step::{EVICTED_BLOCK, SlotCopy, Step, StepError, StepSequence};
 pub use weights::{TensorDesc, TensorScale, WeightError, WeightSource};

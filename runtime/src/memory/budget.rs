@@ -63,8 +63,8 @@ impl Need {
             weights: Bytes(weight_bytes as u64),
             kv_cache: Bytes(kv_cache_bytes as u64),
             activations: Bytes(activation_bytes as u64),
-            process: Device::Cpu.process(),
-            load_transient: Device::Cpu.staging() + Bytes(largest),
+            process: Device::Cpu.process(Some(plan.vocab_size as u64), limits.max_sequences as u64),
+            load_transient: Device::Cpu.load_transient(Bytes(largest)),
         })
     }
 }

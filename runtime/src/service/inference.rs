@@ -179,9 +179,9 @@ fn model_info(shared: &Shared) -> Result<GetModelInfoResponse, Refusal> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         waiting_for: shared.gate.waiting_for().unwrap_or_default(),
         memory: shared.prepared.get().map(|prepared| MemoryTerms {
-            weights_bytes: prepared.memory.weight_bytes as u64,
-            kv_cache_bytes: prepared.memory.kv_cache_bytes as u64,
-            activations_bytes: prepared.memory.activation_bytes as u64,
+            weights_bytes: prepared.resident.weight_bytes as u64,
+            kv_cache_bytes: prepared.resident.kv_cache_bytes as u64,
+            activations_bytes: prepared.resident.activation_bytes as u64,
             process_bytes: process_bytes().unwrap_or(0),
         }),
         ..GetModelInfoResponse::default()

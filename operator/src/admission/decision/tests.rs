@@ -45,6 +45,7 @@ fn facts() -> Facts {
         model: Model {
             weights: Bytes(10 * GIB),
             largest_tensor: Bytes(1 << 20),
+            vocabulary: Some(128_256),
             cache: vec![CacheLayers::Full { layers: 16, kv_heads: 8, head_dim: 128 }],
             activations: Activations::Planned { fixed: none, per_token: none, per_sequence: none },
             max_context: 131_072,

@@ -3,6 +3,7 @@
 
 use super::lanes::LANES;
 use super::rows::RowsView;
+use crate::resident::Extent;
 use crate::room::Room;
 use crate::{BufferId, Limits, Plan, PrepareError, Rows, Step};
 
@@ -37,9 +38,9 @@ impl Buffers {
         Ok(Self { arena: room.zeroes(end.map(|end| end / LANES), "activations")?, places })
     }
 
-    /// Size in memory.
-    pub fn num_bytes(&self) -> usize {
-        size_of_val(self.arena.as_slice())
+    /// Where they lie.
+    pub fn extent(&self) -> Extent {
+        Extent::of(&self.arena)
     }
 
     /// Views of the buffers, with as many rows as `step` has. The step must have been validated.

@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 
 use super::kv_element::KvElement;
 use super::lanes::LANES;
+use crate::resident::Extent;
 use crate::room::Room;
 use crate::{CacheGroupSpec, KvType, PrepareError};
 
@@ -45,9 +46,9 @@ impl KvCache {
         })
     }
 
-    /// Size in memory.
-    pub fn num_bytes(&self) -> usize {
-        with_cache!(self, blocks => size_of_val(blocks.keys.as_slice()) + size_of_val(blocks.values.as_slice()))
+    /// Where keys and values lie.
+    pub fn extents(&self) -> [Extent; 2] {
+        with_cache!(self, blocks => [Extent::of(&blocks.keys), Extent::of(&blocks.values)])
     }
 
     /// Sizes.

@@ -1,7 +1,7 @@
 //! A plan that is ready to run: packed weights, cache, activations, threads.
 #![allow(unsafe_code)]
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use super::buffers::Buffers;
 use super::fuse::Stage;
@@ -13,6 +13,7 @@ use super::paged_attention::Scratch;
 use super::pool::Pool;
 use super::quantise::ActivationBlock;
 use super::rotary::RotaryAngles;
+use crate::resident::{Extent, PageMap, total};
 use crate::{CacheGroupId, DType, ExecuteError, Limits, MemoryUse, Op, Plan, PreparedModel, Step, WeightId};
 
 /// One weight as held.
@@ -52,13 +53,13 @@ impl Weights {
         }
     }
 
-    /// Size in memory.
-    pub fn num_bytes(&self) -> usize {
-        let bytes = |weight: &Weight| match weight {
-            Weight::Matrix(matrix) => matrix.num_bytes(),
-            Weight::Vector { values, .. } => size_of_val(values.as_slice()),
+    /// Where they lie.
+    pub fn extents(&self) -> Vec<Extent> {
+        let extents = |weight: &Weight| match weight {
+            Weight::Matrix(matrix) => matrix.extents(),
+            Weight::Vector { values, .. } => vec![Extent::of(values)],
         };
-        self.0.iter().map(bytes).sum()
+        self.0.iter().flat_map(extents).collect()
     }
 }
 
@@ -126,15 +127,30 @@ impl PreparedModel for CpuModel {
     }
 
     fn memory(&self) -> MemoryUse {
-        let scratch = |scratch: &Mutex<Scratch>| scratch.lock().map_or(0, |scratch| scratch.num_bytes());
-        MemoryUse {
-            weight_bytes: self.weights.num_bytes(),
-            kv_cache_bytes: self.caches.iter().map(KvCache::num_bytes).sum(),
-            activation_bytes: self.buffers.num_bytes()
-                + size_of_val(self.quantised.as_slice())
-                + size_of_val(self.parts.as_slice())
-                + self.moe.num_bytes()
-                + self.scratch.iter().map(scratch).sum::<usize>(),
+        let [weight_bytes, kv_cache_bytes, activation_bytes] = self.extents().map(|extents| total(&extents));
+        MemoryUse { weight_bytes, kv_cache_bytes, activation_bytes }
+    }
+
+    fn resident(&self) -> Option<MemoryUse> {
+        let map = PageMap::open()?;
+        let [weight_bytes, kv_cache_bytes, activation_bytes] = self.extents().map(|extents| map.resident(&extents));
+        Some(MemoryUse {
+            weight_bytes: weight_bytes?,
+            kv_cache_bytes: kv_cache_bytes?,
+            activation_bytes: activation_bytes?,
+        })
+    }
+}
+
+impl CpuModel {
+    /// Of weights, cache and activations.
+    fn extents(&self) -> [Vec<Extent>; 3] {
+        let mut activations = vec![self.buffers.extent(), Extent::of(&self.quantised), Extent::of(&self.parts)];
+        activations.extend(self.moe.extents());
+        for scratch in &self.scratch {
+            // Poisoned or not, it lies where it lies.
+            activations.extend(scratch.lock().unwrap_or_else(PoisonError::into_inner).extents());
         }
+        [self.weights.extents(), self.caches.iter().flat_map(KvCache::extents).collect(), activations]
     }
 }

@@ -15,6 +15,7 @@ use super::pool::Pool;
 use super::quantise::{ActivationBlock, BlocksView, QuantiseRow};
 use super::rows::RowsView;
 use super::stage::by_rows;
+use crate::resident::Extent;
 use crate::room::Room;
 use crate::{ExpertWeights, Limits, Op, Plan, PrepareError, Step, WeightId};
 use combine::CombineTask;
@@ -47,9 +48,9 @@ impl MoeRows {
         Ok(Self { gates: room.zeroes(inner, WHAT)?, ups: room.zeroes(inner, WHAT)?, downs: room.zeroes(hidden, WHAT)? })
     }
 
-    /// Size in memory.
-    pub fn num_bytes(&self) -> usize {
-        (self.gates.len() + self.ups.len() + self.downs.len()) * size_of::<f32>()
+    /// Where they lie.
+    pub fn extents(&self) -> [Extent; 3] {
+        [&self.gates, &self.ups, &self.downs].map(|rows| Extent::of(rows))
     }
 }
 

@@ -11,6 +11,7 @@ mod super_blocks;
 
 use super::lanes::LANES;
 use crate::load::WeightHead;
+use crate::resident::Extent;
 use crate::room::{Room, ZeroBytes};
 use crate::{DType, PrepareError};
 pub(super) use affine::{Int4Block, Int4MinBlock, Int5Block, Int5MinBlock, Int8Block};
@@ -168,10 +169,10 @@ impl PackedMatrix {
         self.row_factors.as_ref().map(|factors| &factors[panel])
     }
 
-    /// Size in memory.
-    pub fn num_bytes(&self) -> usize {
-        let factors = self.row_factors.as_ref().map_or(0, |factors| size_of_val(factors.as_slice()));
-        with_blocks!(&self.panels, blocks => size_of_val(blocks.as_slice())) + factors
+    /// Where it lies.
+    pub fn extents(&self) -> Vec<Extent> {
+        let factors = self.row_factors.as_ref().map(|factors| Extent::of(factors));
+        [with_blocks!(&self.panels, blocks => Extent::of(blocks))].into_iter().chain(factors).collect()
     }
 
     /// Dequantises one row into `out`, `[row_len]`: the same values as the stored ones.

@@ -19,6 +19,7 @@ use super::kv_element::KvElement;
 use super::lanes::{LANES, Lanes};
 use super::rows::RowsView;
 use crate::PrepareError;
+use crate::resident::Extent;
 use crate::room::Room;
 pub(super) use softmax::{Merged, PartsView};
 
@@ -78,9 +79,9 @@ impl Scratch {
         })
     }
 
-    /// Size in memory.
-    pub fn num_bytes(&self) -> usize {
-        (self.keys.len() + self.scores.len() + self.sums.len()) * size_of::<[f32; LANES]>()
+    /// Where it lies.
+    pub fn extents(&self) -> [Extent; 3] {
+        [&self.keys, &self.scores, &self.sums].map(|part| Extent::of(part))
     }
 }
 
