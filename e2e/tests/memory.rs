@@ -116,7 +116,7 @@ fn leak(stage: &Stage, machine: &Simulator) {
         let pod = stage.get("pod", &format!("{model}-0"))?;
         pod["status"]["containerStatuses"][0]["restartCount"].as_u64()
     };
-    machine.leak(640 * MIB);
+    machine.leak(430 * MIB);
     until("the lower priority gave its memory back", Patience::PODS, || (restarts("given")? >= 1).then_some(()));
     println!("{}", stage.kubectl().read(&["get", "lm,ne", "-n", &stage.namespace]));
     let (status, ..) = stage.condition("kept", "Ready").unwrap_or_default();

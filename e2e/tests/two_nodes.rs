@@ -50,12 +50,15 @@ fn models_spread_over_nodes_and_a_lost_node_takes_its_promises_along() {
             stage.kubectl().get(&["nodeenvelope", &second_name]).is_none().then_some(())
         });
         reason(stage, there, "WaitingForMemory", NODE_LOSS);
+        // Who has waited longest comes first, and that is not the one that had memory until just now.
         stage.kubectl().read(&["delete", "lm", here, "-n", &stage.namespace]);
+        until("c is Ready", NODE_LOSS, || stage.condition("c", "Ready").filter(|(status, ..)| status == "True"));
+        reason(stage, there, "WaitingForMemory", Patience::PODS);
+        stage.kubectl().read(&["delete", "lm", "c", "-n", &stage.namespace]);
         until(&format!("{there} is Ready on the other node"), NODE_LOSS, || {
             let (status, ..) = stage.condition(there, "Ready")?;
             (status == "True" && node_of(there)? != second_name).then_some(())
         });
-        reason(stage, "c", "WaitingForMemory", Patience::PODS);
     });
 }
 
