@@ -46,6 +46,7 @@ fn need(gib: u64) -> Need {
         cache: vec![CacheLayers::Full { layers: 1, kv_heads: 1, head_dim: 1024 }],
         activations: Activations::Planned { fixed: nothing, per_token: nothing, per_sequence: nothing },
         max_context: 131_072,
+        vocabulary: None,
     };
     let serving = Serving {
         context: 4096,
