@@ -73,8 +73,14 @@ fn service_accounts_may_do_what_is_committed_and_no_more() {
 #[test]
 fn watching_one_namespace_needs_cluster_wide_only_what_belongs_to_no_namespace() {
     let Some(objects) = render(&["watchNamespace=models"]) else { return };
-    let of_no_namespace =
-        ["nodes", "nodeenvelopes", "nodeenvelopes/status", "tokenreviews", "validatingwebhookconfigurations"];
+    let of_no_namespace = [
+        "nodes",
+        "nodeenvelopes",
+        "nodeenvelopes/status",
+        "persistentvolumes",
+        "tokenreviews",
+        "validatingwebhookconfigurations",
+    ];
     for role in of_kind(&objects, &["ClusterRole"]) {
         for rule in role["rules"].as_array().unwrap() {
             let resources = rule["resources"].as_array().unwrap();
