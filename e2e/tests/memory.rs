@@ -1,15 +1,18 @@
 //! A model starts only if it fits: on a machine of 1 GiB, as the agents are told.
 #![allow(clippy::print_stdout, reason = "what a story sees is printed")]
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use kindling_e2e::{Machine, Patience, Simulated, Simulator, Stage, story, until};
+use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
 /// The machine: room for one of the models below, and not for two.
 const TOTAL: u64 = 1024 * MIB;
 /// Memory of a runtime that ended stays in use for a while.
-const MACHINE: Machine = Machine { total: TOTAL, baseline: 64 * MIB, slow_return: Duration::from_secs(5) };
+const SLOW_RETURN: Duration = Duration::from_secs(5);
+const MACHINE: Machine = Machine { total: TOTAL, baseline: 64 * MIB, slow_return: SLOW_RETURN };
 
 /// About 500 MiB: one fits, two do not.
 const LARGE: u32 = 14_000;
@@ -81,7 +84,10 @@ fn swap(stage: &Stage) {
         let knows = |model: &str| ids.iter().any(|id| *id == name(model) || id == model);
         (knows("left") && knows("right")).then_some(())
     });
-    let answers: Vec<_> = std::thread::scope(|scope| {
+    until("nobody holds memory", Patience::PODS, || ledger(stage).is_empty().then_some(()));
+    let is_over = AtomicBool::new(false);
+    let (answers, waits) = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| waits_for_memory(stage, &is_over));
         let ask = |model: &'static str| {
             let (gateway, name) = (gateway.clone(), name(model));
             let ask = move || {
@@ -94,7 +100,9 @@ fn swap(stage: &Stage) {
             scope.spawn(move || [(); 3].map(|()| ask()))
         };
         let users = ["left", "right", "left"].map(ask);
-        users.map(|user| user.join().expect("a user")).into_iter().flatten().collect()
+        let answers: Vec<_> = users.map(|user| user.join().expect("a user")).into_iter().flatten().collect();
+        is_over.store(true, Ordering::Relaxed);
+        (answers, watch.join().expect("the watch"))
     });
     assert_eq!(answers, [200; 9], "no request is lost");
     let swapped =
@@ -102,7 +110,38 @@ fn swap(stage: &Stage) {
     let releases: Vec<&str> = swapped.lines().filter(|line| line.contains("Release(For")).collect();
     println!("{} swap(s) for 9 requests of 3 users", releases.len());
     assert!((1..=6).contains(&releases.len()), "{releases:#?}");
+    println!("from the end of one's pod to the next one's reservation: {waits:.1?}");
+    assert!(!waits.is_empty(), "no swap was seen");
+    // The memory of a process that ended comes back after SLOW_RETURN, and pods end a moment after their processes.
+    assert!(
+        waits.iter().all(|wait| *wait >= SLOW_RETURN / 2),
+        "{waits:?}: the next one came before the memory was back"
+    );
     stage.kubectl().read(&["delete", "lm", "left", "right", "-n", &stage.namespace]);
+}
+
+fn ledger(stage: &Stage) -> Vec<Value> {
+    let envelopes = stage.kubectl().get(&["nodeenvelopes"]).expect("the NodeEnvelopes");
+    envelopes["items"][0]["spec"]["reservations"].as_array().cloned().unwrap_or_default()
+}
+
+/// Of each swap: how long after the pod of one was gone the ledger promised memory to the next.
+fn waits_for_memory(stage: &Stage, is_over: &AtomicBool) -> Vec<Duration> {
+    let (mut waits, mut gone_since, mut before) = (Vec::new(), None, Vec::new());
+    while !is_over.load(Ordering::Relaxed) {
+        let held = ledger(stage);
+        let comes = |held: &Value| held["state"] == "Pending" || held["state"] == "Loading";
+        let names = held.iter().filter(|held| comes(held)).map(|held| held["model"].clone()).collect::<Vec<_>>();
+        if gone_since.is_none() && held.iter().any(|held| held["podGoneAt"].is_string()) {
+            gone_since = Some(Instant::now());
+        }
+        if names.iter().any(|name| !before.contains(name)) {
+            waits.extend(gone_since.take().map(|since: Instant| since.elapsed()));
+        }
+        before = names;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    waits
 }
 
 /// Somebody else takes memory: the lowest priority gives its back, and comes again when there is enough.
