@@ -53,21 +53,47 @@ fn a_spec_that_breaks_the_rules_is_refused_by_the_api_server() {
     });
 }
 
+/// Specs that the schema allows, what is said of them, and the condition's reason.
+const ONLY_FOR_THE_OPERATOR: [(&str, &str, &str); 2] = [
+    (
+        "{source: {hf: {repo: org/name}}, placement: {device: Cuda}}",
+        "device Cuda is not supported",
+        "DeviceNotSupported",
+    ),
+    (
+        "{source: {hostPath: {path: /etc/passwd}}}",
+        "not below a folder that the administrator allows",
+        "HostPathNotAllowed",
+    ),
+];
+
 #[test]
-fn a_spec_that_only_the_operator_can_refuse_is_a_condition() {
+fn a_spec_that_only_the_operator_can_refuse_is_refused_at_apply() {
     story("refused", |stage| {
-        for (spec, expected) in [
-            ("{source: {hf: {repo: org/name}}, placement: {device: Cuda}}", "DeviceNotSupported"),
-            ("{source: {hostPath: {path: /etc/passwd}}}", "HostPathNotAllowed"),
-        ] {
+        for (spec, text, _) in ONLY_FOR_THE_OPERATOR {
+            let error = stage.kubectl().apply(&stage.namespace, &local_model(spec)).expect_err("it is wrong");
+            println!("{error}");
+            assert!(error.contains("denied the request") && error.contains(text), "{error}");
+        }
+        assert!(stage.list("lm").is_empty());
+    });
+}
+
+/// The webhook is a courtesy: reconcile refuses by itself.
+#[test]
+fn a_spec_that_only_the_operator_can_refuse_is_a_condition_without_the_webhook() {
+    story("refused-later", |stage| {
+        stage.cluster.helm_install(&["webhook.enabled=false"]);
+        for (spec, text, expected) in ONLY_FOR_THE_OPERATOR {
             stage.kubectl().apply(&stage.namespace, &local_model(spec)).expect("the spec is well formed");
             let (status, _, message) = until(expected, Patience::CONTROL_PLANE, || {
                 stage.condition("wrong", "Ready").filter(|(_, reason, _)| reason == expected)
             });
             println!("{expected}: {message}");
-            assert_eq!(status, "False");
+            assert!(status == "False" && message.contains(text), "{message}");
             assert!(stage.list("pods").is_empty(), "nothing is started for a refused spec");
             stage.kubectl().read(&["delete", "lm", "wrong", "-n", &stage.namespace]);
         }
+        stage.cluster.helm_install(&[]);
     });
 }
