@@ -48,10 +48,7 @@ impl<'a> Simulated<'a> {
         });
         let machines: Vec<Simulator> = machines.collect();
         stage.cluster.helm_install(&[settings, &[folder.as_str()]].concat());
-        until("the API server knows whom to trust", Patience::CONTROL_PLANE, || {
-            let webhook = stage.kubectl().get(&["validatingwebhookconfiguration", "kindling"])?;
-            webhook["webhooks"][0]["clientConfig"]["caBundle"].as_str().map(drop)
-        });
+        stage.wait_webhook();
         until("the nodes are as large as is simulated", Patience::PODS, || {
             let envelopes = stage.kubectl().get(&["nodeenvelopes"])?;
             let is_so = |envelope: &Value| {

@@ -113,6 +113,14 @@ impl Stage {
         });
     }
 
+    /// Waits until the API server can ask the webhook: it is there, and its certificate is known.
+    pub fn wait_webhook(&self) {
+        until("the API server knows whom to trust", Patience::CONTROL_PLANE, || {
+            let webhook = self.kubectl().get(&["validatingwebhookconfiguration", "kindling"])?;
+            webhook["webhooks"][0]["clientConfig"]["caBundle"].as_str().map(drop)
+        });
+    }
+
     /// The model's only pod.
     pub fn pod(&self) -> Option<Value> {
         let mut pods = self.list("pods");

@@ -70,6 +70,7 @@ const ONLY_FOR_THE_OPERATOR: [(&str, &str, &str); 2] = [
 #[test]
 fn a_spec_that_only_the_operator_can_refuse_is_refused_at_apply() {
     story("refused", |stage| {
+        stage.wait_webhook();
         for (spec, text, _) in ONLY_FOR_THE_OPERATOR {
             let error = stage.kubectl().apply(&stage.namespace, &local_model(spec)).expect_err("it is wrong");
             println!("{error}");
