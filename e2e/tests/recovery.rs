@@ -34,6 +34,10 @@ fn deleting_any_child_brings_it_back() {
     story("children", |stage| {
         stage.apply_sample();
         stage.wait_ready("smollm2");
+        let model = format!("{}/smollm2", stage.namespace);
+        until("the gateway answers", Patience::PODS, || {
+            (stage.gateway().ask(&model, "Hi").status == 200).then_some(())
+        });
         let first = uid(&stage.pod().expect("the pod"));
         let pod_name = name(&stage.pod().expect("the pod"));
         stage.kubectl().read(&["delete", "pod", &pod_name, "-n", &stage.namespace, "--wait=false"]);
@@ -51,7 +55,6 @@ fn deleting_any_child_brings_it_back() {
             });
         }
         stage.wait_ready("smollm2");
-        let model = format!("{}/smollm2", stage.namespace);
         until("the gateway answers", Patience::PODS, || {
             (stage.gateway().ask(&model, "Hi").status == 200).then_some(())
         });

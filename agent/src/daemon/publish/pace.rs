@@ -11,7 +11,8 @@ use crate::daemon::desk::Snapshot;
 const CHANGE: Bytes = Bytes::mib(256);
 /// Memory changes all the time.
 const SELDOM: Duration = Duration::from_secs(10);
-/// While somebody waits for memory to come back: also when little of it does.
+/// While somebody waits for memory to come back: also when little of it does. And after a reservation came into another
+/// state: what is measured then is what the operator compares with when the model leaves.
 const AWAITED: Duration = Duration::from_secs(1);
 /// A status that is older than this is not to be believed.
 const HEARTBEAT: Duration = Duration::from_secs(60);
@@ -30,6 +31,7 @@ struct Published {
     baseline: Bytes,
     pressure: Pressure,
     holders: Vec<Holder>,
+    states: Vec<(String, ReservationState)>,
     exists: bool,
 }
 
@@ -54,8 +56,8 @@ impl Pace {
         let threshold = CHANGE.min(memory.total.percent(1));
         let is_news = last.available.0.abs_diff(memory.available.0) >= threshold.0
             || last.baseline.0.abs_diff(baseline.0) >= threshold.0;
-        let is_awaited = is_awaited(snapshot) && since >= AWAITED;
-        is_awaited || (is_news && since >= SELDOM)
+        let is_awaited = is_awaited(snapshot) || last.states != states(snapshot);
+        (is_awaited && since >= AWAITED) || (is_news && since >= SELDOM)
     }
 
     /// Notes that it did.
@@ -67,9 +69,16 @@ impl Pace {
             baseline: snapshot.baseline.unwrap_or_default(),
             pressure: snapshot.pressure,
             holders: snapshot.holders.clone(),
+            states: states(snapshot),
             exists: snapshot.ledger.as_ref().is_some_and(|ledger| ledger.exists),
         });
     }
+}
+
+/// How far every reservation is.
+fn states(snapshot: &Snapshot) -> Vec<(String, ReservationState)> {
+    let reservations = snapshot.ledger.iter().flat_map(|ledger| &ledger.reservations);
+    reservations.map(|held| (format!("{}/{}", held.uid, held.copy), held.state)).collect()
 }
 
 /// Whether the operator waits for memory to come back: it goes on when it reads of it here.
@@ -149,12 +158,11 @@ mod tests {
         assert!(pace.is_due(seconds(101), &Snapshot { ledger: Some(Ledger::default()), ..same() }));
     }
 
-    #[test]
-    fn memory_that_somebody_waits_for_is_told_at_once() {
-        let releasing = Reservation {
+    fn ledger(state: ReservationState) -> Ledger {
+        let reservation = Reservation {
             uid: "u".into(),
             model: "team/a".into(),
-            state: ReservationState::Releasing,
+            state,
             since: MicroTime(Timestamp::UNIX_EPOCH),
             made_at: MicroTime(Timestamp::UNIX_EPOCH),
             copy: 0,
@@ -169,12 +177,28 @@ mod tests {
             available_at_release_bytes: None,
             pod_gone_at: None,
         };
-        let ledger = Ledger { exists: true, reservations: vec![releasing], published_baseline: None };
+        Ledger { exists: true, reservations: vec![reservation], published_baseline: None }
+    }
+
+    #[test]
+    fn memory_that_somebody_waits_for_is_told_at_once() {
+        let ledger = ledger(ReservationState::Releasing);
         assert!(
             published().is_due(seconds(101), &Snapshot { ledger: Some(ledger.clone()), ..snapshot(Bytes::gib(60)) })
         );
         let same = Snapshot { ledger: Some(ledger), ..snapshot(Bytes::gib(50)) };
         assert!(published().is_due(seconds(101), &same), "also that nothing came back yet");
+    }
+
+    #[test]
+    fn what_a_model_took_is_told_when_it_is_resident() {
+        let snapshot = |state| Snapshot { ledger: Some(ledger(state)), ..snapshot(Bytes::gib(50)) };
+        let mut pace = Pace::default();
+        pace.published(seconds(100), &snapshot(ReservationState::Loading));
+        assert!(!pace.is_due(seconds(101), &snapshot(ReservationState::Loading)));
+        assert!(pace.is_due(seconds(101), &snapshot(ReservationState::Resident)));
+        pace.published(seconds(101), &snapshot(ReservationState::Resident));
+        assert!(!pace.is_due(seconds(102), &snapshot(ReservationState::Resident)));
     }
 
     #[test]
