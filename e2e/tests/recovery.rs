@@ -38,6 +38,14 @@ fn deleting_any_child_brings_it_back() {
         until("the gateway answers", Patience::PODS, || {
             (stage.gateway().ask(&model, "Hi").status == 200).then_some(())
         });
+        // Of what left before it was measured nobody knows when it is back: that takes two minutes.
+        until("its memory was measured", Patience::PODS, || {
+            let envelopes = stage.kubectl().get(&["nodeenvelopes"])?;
+            let measured_at = envelopes["items"][0]["status"]["measuredAt"].as_str()?.to_owned();
+            let model = stage.get("localmodel", "smollm2")?;
+            let ready = model["status"]["conditions"].as_array()?.iter().find(|found| found["type"] == "Ready")?;
+            (measured_at.as_str() > ready["lastTransitionTime"].as_str()?).then_some(())
+        });
         let first = uid(&stage.pod().expect("the pod"));
         let pod_name = name(&stage.pod().expect("the pod"));
         stage.kubectl().read(&["delete", "pod", &pod_name, "-n", &stage.namespace, "--wait=false"]);
