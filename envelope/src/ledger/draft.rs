@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::Bytes;
 
 use super::{
-    Change, Leaving, MEASURED_EVERY, NodeFacts, Plan, Pod, PodStep, RELEASE_LIMIT, Release, Reservation, Situation,
-    State, Step, Time, Verdict, Wish, release,
+    Change, Leaving, MEASURED_EVERY, NodeFacts, Plan, Pod, PodPhase, PodStep, RELEASE_LIMIT, Release, Reservation,
+    Situation, State, Step, Time, Verdict, Wish, release,
 };
 
 /// What was read, and what becomes of it so far. Everything is ordered by name, so that nothing depends on the order in
@@ -95,6 +95,7 @@ impl<'a> Draft<'a> {
         let measured = self.nodes.get(node)?.measured?;
         let has_restarted = |held: &Reservation| {
             let pod = self.pod(node, &held.key).filter(|_| held.state == State::Resident);
+            let pod = pod.filter(|pod| pod.phase != PodPhase::Terminating);
             pod.is_some_and(|pod| pod.since > held.since && self.now.since(pod.since) <= RELEASE_LIMIT)
         };
         // Whoever lost the ledger lost others too, and what they held comes back as if it were this one's.

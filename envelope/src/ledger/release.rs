@@ -56,7 +56,12 @@ pub(super) fn unseen(draft: &Draft<'_>, node: &str, measured: Measured, except: 
 }
 
 fn is_coming(draft: &Draft<'_>, node: &str, held: &Reservation, measured: Measured) -> bool {
-    let is_seen = |pod: &Pod| pod.phase == PodPhase::Ready && pod.since < measured.at;
+    let is_seen = |pod: &Pod| match pod.phase {
+        PodPhase::Ready => pod.since < measured.at,
+        // Somebody told it to go; what it holds, it took before.
+        PodPhase::Terminating => held.since < measured.at,
+        PodPhase::Starting | PodPhase::Ended => false,
+    };
     match held.state {
         State::Pending | State::Loading => true,
         State::Resident => !draft.pod(node, &held.key).is_some_and(is_seen),

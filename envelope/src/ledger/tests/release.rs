@@ -125,3 +125,27 @@ fn what_is_found_without_a_reservation_is_not_released_by_what_rises() {
     assert_eq!(cluster.held("n1"), [("a", State::Releasing)]);
     assert_eq!(cluster.situation.nodes[0].reservations[0].available_before, None);
 }
+
+/// By hand, or by an eviction. Kubernetes dates the end of such a pod after its time to end, which lies ahead.
+#[test]
+fn a_pod_that_somebody_deleted_comes_again_when_its_memory_is_back() {
+    let mut cluster = Cluster::new(&["n1"], vec![wish("a", 60)]);
+    cluster.settle();
+    let full = cluster.node("n1").measured.expect("it was measured");
+    let ahead = cluster.situation.now.after(Duration::from_secs(30));
+    (cluster.situation.pods[0].phase, cluster.situation.pods[0].since) = (PodPhase::Terminating, ahead);
+    cluster.step();
+    assert_eq!(cluster.held("n1"), [("a", State::Releasing)]);
+    assert_eq!(cluster.situation.nodes[0].reservations[0].available_before, Some(full.available));
+    cluster.situation.pods.clear();
+    cluster.step();
+    // Somebody else has grown meanwhile: the node is not as empty as the ledger would promise.
+    let at = cluster.situation.now.after(Duration::from_millis(1));
+    cluster.node("n1").measured = Some(Measured { available: full.available + Bytes::gib(50), at });
+    cluster.step();
+    assert!(
+        cluster.plan.changes.iter().any(|change| change.step == Step::Drop(Release::Returned)),
+        "{:?}",
+        cluster.plan
+    );
+}
