@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kindling_api::{Holder, Pressure, ReservationState};
+use kindling_api::{Holder, Pressure, Reservation, ReservationState};
 use kindling_envelope::Bytes;
 
 use crate::daemon::desk::Snapshot;
@@ -11,8 +11,8 @@ use crate::daemon::desk::Snapshot;
 const CHANGE: Bytes = Bytes::mib(256);
 /// Memory changes all the time.
 const SELDOM: Duration = Duration::from_secs(10);
-/// While somebody waits for memory to come back: also when little of it does. And after a reservation came into another
-/// state: what is measured then is what the operator compares with when the model leaves.
+/// While somebody waits for memory to come back: also when little of it does. And once after a reservation came into
+/// another state: what is measured then is what the operator compares with when the model leaves.
 const AWAITED: Duration = Duration::from_secs(1);
 /// A status that is older than this is not to be believed.
 const HEARTBEAT: Duration = Duration::from_secs(60);
@@ -31,9 +31,12 @@ struct Published {
     baseline: Bytes,
     pressure: Pressure,
     holders: Vec<Holder>,
-    states: Vec<(String, ReservationState)>,
+    seen: Vec<Seen>,
     exists: bool,
 }
+
+/// A reservation, by uid and copy, and a state of it in which memory was read.
+type Seen = (String, u32, ReservationState);
 
 impl Pace {
     /// Whether the cluster should hear of this now.
@@ -56,7 +59,7 @@ impl Pace {
         let threshold = CHANGE.min(memory.total.percent(1));
         let is_news = last.available.0.abs_diff(memory.available.0) >= threshold.0
             || last.baseline.0.abs_diff(baseline.0) >= threshold.0;
-        let is_awaited = is_awaited(snapshot) || last.states != states(snapshot);
+        let is_awaited = is_awaited(snapshot) || seen(snapshot).iter().any(|state| !last.seen.contains(state));
         (is_awaited && since >= AWAITED) || (is_news && since >= SELDOM)
     }
 
@@ -69,16 +72,17 @@ impl Pace {
             baseline: snapshot.baseline.unwrap_or_default(),
             pressure: snapshot.pressure,
             holders: snapshot.holders.clone(),
-            states: states(snapshot),
+            seen: seen(snapshot),
             exists: snapshot.ledger.as_ref().is_some_and(|ledger| ledger.exists),
         });
     }
 }
 
-/// How far every reservation is.
-fn states(snapshot: &Snapshot) -> Vec<(String, ReservationState)> {
+/// How far the reservations are, of which memory was read since they came so far: a reading may be a second old.
+fn seen(snapshot: &Snapshot) -> Vec<Seen> {
     let reservations = snapshot.ledger.iter().flat_map(|ledger| &ledger.reservations);
-    reservations.map(|held| (format!("{}/{}", held.uid, held.copy), held.state)).collect()
+    let is_read = |held: &&Reservation| snapshot.read_at.is_some_and(|read_at| read_at > held.since.0);
+    reservations.filter(is_read).map(|held| (held.uid.clone(), held.copy, held.state)).collect()
 }
 
 /// Whether the operator waits for memory to come back: it goes on when it reads of it here.
@@ -91,7 +95,6 @@ fn is_awaited(snapshot: &Snapshot) -> bool {
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
     use k8s_openapi::jiff::Timestamp;
-    use kindling_api::Reservation;
 
     use super::*;
     use crate::daemon::desk::Ledger;
@@ -191,14 +194,22 @@ mod tests {
     }
 
     #[test]
-    fn what_a_model_took_is_told_when_it_is_resident() {
-        let snapshot = |state| Snapshot { ledger: Some(ledger(state)), ..snapshot(Bytes::gib(50)) };
+    fn what_a_model_took_is_told_once_it_was_read_after_it_became_resident() {
+        let read_at = |seconds: i64, state| Snapshot {
+            read_at: Some(Timestamp::UNIX_EPOCH + k8s_openapi::jiff::SignedDuration::from_secs(seconds)),
+            ledger: Some(ledger(state)),
+            ..snapshot(Bytes::gib(50))
+        };
         let mut pace = Pace::default();
-        pace.published(seconds(100), &snapshot(ReservationState::Loading));
-        assert!(!pace.is_due(seconds(101), &snapshot(ReservationState::Loading)));
-        assert!(pace.is_due(seconds(101), &snapshot(ReservationState::Resident)));
-        pace.published(seconds(101), &snapshot(ReservationState::Resident));
-        assert!(!pace.is_due(seconds(102), &snapshot(ReservationState::Resident)));
+        pace.published(seconds(100), &read_at(1, ReservationState::Loading));
+        assert!(!pace.is_due(seconds(101), &read_at(2, ReservationState::Loading)));
+        assert!(!pace.is_due(seconds(101), &read_at(0, ReservationState::Resident)), "read before");
+        assert!(pace.is_due(seconds(101), &read_at(2, ReservationState::Resident)));
+        // The holders' news went out with the state and a reading from before it.
+        pace.published(seconds(101), &read_at(0, ReservationState::Resident));
+        assert!(pace.is_due(seconds(102), &read_at(1, ReservationState::Resident)));
+        pace.published(seconds(102), &read_at(1, ReservationState::Resident));
+        assert!(!pace.is_due(seconds(103), &read_at(2, ReservationState::Resident)));
     }
 
     #[test]
