@@ -534,6 +534,23 @@ async fn volume_that_nobody_can_claim_again_is_removed() {
 }
 
 #[tokio::test]
+async fn volume_that_can_not_be_made_again_is_said_and_harms_no_sweep() {
+    let scenario = Scenario::new();
+    scenario.settle().await.unwrap();
+    let (volume, claim) = scenario.weights_volume();
+    scenario.api.remove(&format!("{CLAIMS}/{claim}"));
+    scenario.api.refuse("POST persistentvolumeclaims", "exceeded quota: claims");
+    let mut found = scenario.api.get(&format!("{VOLUMES}/{volume}")).unwrap();
+    found["metadata"]["name"] = json!("kindling-left-behind");
+    found["status"] = json!({ "phase": "Released" });
+    scenario.api.put(&format!("{VOLUMES}/kindling-left-behind"), found);
+    scenario.settle().await.unwrap_err();
+    assert!(scenario.api.take_writes().contains(&"DELETE persistentvolumes/kindling-left-behind".to_owned()));
+    let outcome = scenario.cx.placement.outcome("uid-1").unwrap();
+    assert!(outcome.failure.is_some_and(|failure| failure.contains("exceeded quota: claims")));
+}
+
+#[tokio::test]
 async fn node_without_the_label_that_volumes_go_by_is_named() {
     let scenario = Scenario::new();
     let mut node = scenario.api.get("/api/v1/nodes/spark-1").unwrap();

@@ -84,8 +84,8 @@ pub struct Failures {
     pub ledgers: BTreeMap<String, PlacementError>,
     /// By key of the copy.
     pub pods: BTreeMap<String, PlacementError>,
-    /// Volumes could not be looked after.
-    pub volumes: Option<PlacementError>,
+    /// Volumes that nobody claims and that could not be removed.
+    pub volumes: Vec<PlacementError>,
 }
 
 /// Writes the ledgers, then makes and deletes pods. What fails for one model or node harms no other.
@@ -120,7 +120,8 @@ pub async fn carry_out(
             failures.pods.insert(key.clone(), error);
         }
     }
-    failures.volumes = volumes::keep(client, config, (world, wished)).await.err();
+    failures.pods.extend(volumes::repair(client, config, (world, wished)).await);
+    failures.volumes = volumes::sweep(client, config, world).await;
     failures
 }
 

@@ -45,33 +45,42 @@ pub async fn ensure(
     Ok(())
 }
 
-/// Makes again what somebody removed from under a pod that waits for it, and removes what belongs to nobody any more.
-pub async fn keep(
-    client: &Client,
-    config: &OperatorConfig,
-    (world, wished): (&World, &[Wished]),
-) -> Result<(), PlacementError> {
+/// Removes volumes that nobody can claim any more. The answer is what could not be removed.
+pub async fn sweep(client: &Client, config: &OperatorConfig, world: &World) -> Vec<PlacementError> {
+    let api = Api::<PersistentVolume>::all(client.clone());
+    let mut failures = Vec::new();
     for volume in world.volumes.iter().filter(|volume| is_over(volume, world, config)) {
         let name = volume.name_any();
-        let api = Api::<PersistentVolume>::all(client.clone());
         match api.delete(&name, &DeleteParams::default()).await {
             Ok(_) => tracing::info!(name, "removed a volume that nobody claims; what it showed stays on its node"),
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
             Err(source) => {
-                return Err(PlacementError::Object { action: "deleting", kind: "PersistentVolume", name, source });
+                failures.push(PlacementError::Object { action: "deleting", kind: "PersistentVolume", name, source });
             }
         }
     }
+    failures
+}
+
+/// Makes again what somebody removed from under a pod that waits for it. The answer is what could not be made, by key of
+/// the copy.
+pub async fn repair(
+    client: &Client,
+    config: &OperatorConfig,
+    (world, wished): (&World, &[Wished]),
+) -> Vec<(String, PlacementError)> {
+    let mut failures = Vec::new();
     for pod in world.pods.iter().filter(|pod| is_waiting(pod)) {
         let owner = pod.owner_references().iter().find(|owner| owner.kind == "LocalModel");
         let wished = owner.and_then(|owner| wished.iter().find(|wished| wished.wish.model == owner.uid));
         // Of a node that is gone the pod goes too.
         let terms = pod_terms(pod).filter(|terms| world.node(&terms.node).is_some());
-        if let Some((wished, terms)) = wished.zip(terms) {
-            ensure(client, config, world, wished, &terms.node).await?;
+        let Some((wished, terms)) = wished.zip(terms) else { continue };
+        if let Err(error) = ensure(client, config, world, wished, &terms.node).await {
+            failures.push((wished.wish.key.clone(), error));
         }
     }
-    Ok(())
+    failures
 }
 
 async fn create<T>(api: Api<T>, kind: &'static str, built: &T) -> Result<(), PlacementError>
