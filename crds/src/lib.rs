@@ -30,6 +30,6 @@ pub use node_envelope::{
     Reservation, ReservationState,
 };
 pub use status::{
-    Acceleration, DownloadStatus, EnvelopeStatus, LearnedTerms, LocalModelStatus, MemoryStatus, ModelFacts,
+    Acceleration, CopyStatus, DownloadStatus, EnvelopeStatus, LearnedTerms, LocalModelStatus, MemoryStatus, ModelFacts,
     PredictedTerms,
 };

@@ -76,9 +76,10 @@ pub struct LocalModelSpec {
     #[serde(default)]
     pub gateway: Gateway,
 
-    /// How many copies of the model run: 1, or 0 to unload it. This version runs at most one.
+    /// How many copies of the model run, each on a node of its own; the gateway shares the requests among them. 0 unloads
+    /// the model.
     #[serde(default = "default_replicas")]
-    #[schemars(range(min = 0, max = 1))]
+    #[schemars(range(min = 0, max = 32))]
     pub replicas: u32,
 }
 

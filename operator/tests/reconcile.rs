@@ -546,7 +546,7 @@ async fn volume_that_can_not_be_made_again_is_said_and_harms_no_sweep() {
     scenario.api.put(&format!("{VOLUMES}/kindling-left-behind"), found);
     scenario.settle().await.unwrap_err();
     assert!(scenario.api.take_writes().contains(&"DELETE persistentvolumes/kindling-left-behind".to_owned()));
-    let outcome = scenario.cx.placement.outcome("uid-1").unwrap();
+    let outcome = scenario.cx.placement.outcome("uid-1", 0).unwrap();
     assert!(outcome.failure.is_some_and(|failure| failure.contains("exceeded quota: claims")));
 }
 

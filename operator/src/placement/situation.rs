@@ -15,7 +15,7 @@ use kindling_envelope::ledger::{
 use kindling_envelope::{Bytes, Device, KvDtype, Model, Pool, Serving};
 use kube::ResourceExt;
 
-use super::ledger::{key, pod_terms, split_key, time, to_planned};
+use super::ledger::{key, pod_terms, time, to_planned};
 use super::read::{World, has_agent};
 use super::{Outcome, Room};
 use crate::backoff::{backoff_until, has_finished};
@@ -270,7 +270,7 @@ fn phase(pod: &Pod) -> PodPhase {
     }
 }
 
-/// What came out for each model, by its uid: of several copies, for the one that is furthest from serving.
+/// What came out for each copy, by its key.
 pub fn outcomes(situation: &Situation, wished: &[Wished], plan: &Plan) -> BTreeMap<String, Outcome> {
     let mut outcomes = BTreeMap::new();
     for wished in wished {
@@ -291,7 +291,7 @@ pub fn outcomes(situation: &Situation, wished: &[Wished], plan: &Plan) -> BTreeM
             failure: None,
             lesson: None,
         };
-        outcomes.entry(split_key(&wished.wish.key).0.to_owned()).or_insert(outcome);
+        outcomes.insert(wished.wish.key.clone(), outcome);
     }
     outcomes
 }
