@@ -310,7 +310,7 @@ async fn call_any(
     while let Some((index, runtime)) = backend.choose(request, &tried) {
         let in_flight = runtime.begin();
         match runtime.client().generate(request.clone()).await {
-            Err(status) if is_unsent(&status) || is_full(&status) => refusal = status,
+            Err(status) if is_turned_away(&status) => refusal = status,
             Err(status) => return Err(status),
             // It counts for as long as the stream lives.
             Ok(response) => return Ok(response.into_inner().inspect(move |_| _ = &in_flight)),
@@ -323,6 +323,13 @@ async fn call_any(
 /// Whether the runtime's queue is full; with a cause it would be the connection's trouble.
 fn is_full(status: &tonic::Status) -> bool {
     status.code() == tonic::Code::ResourceExhausted && std::error::Error::source(status).is_none()
+}
+
+/// Whether this runtime did not take the request, so that another may: nobody listens there, its queue is full, it loads
+/// or drains.
+fn is_turned_away(status: &tonic::Status) -> bool {
+    let is_its_answer = std::error::Error::source(status).is_none();
+    is_unsent(status) || is_full(status) || (status.code() == tonic::Code::Unavailable && is_its_answer)
 }
 
 /// Whether no connection came about, so that the runtime cannot have seen the request.

@@ -12,14 +12,14 @@ use crate::harness::{Gateway, gateway, hello, merged};
 
 /// A gateway whose model has these copies.
 async fn gateway_of(addresses: &[SocketAddr]) -> Gateway {
-    let runtimes = addresses.iter().map(|address| Runtime::at(&address.to_string()).unwrap()).collect();
+    let runtimes = addresses.iter().map(|address| Runtime::at(&address.to_string()).expect("an address")).collect();
     let gateway = gateway(greet).await;
     gateway.routes.update(|routes| routes[0].backend = Some(Backend::of(runtimes)));
     gateway
 }
 
 fn count(runtime: &FakeRuntime) -> usize {
-    runtime.requests.lock().unwrap().len()
+    runtime.requests.lock().expect("no test should panic with the lock").len()
 }
 
 fn conversation(number: usize, turns: usize) -> Value {
@@ -58,16 +58,17 @@ async fn requests_that_come_at_once_are_shared_even_if_they_begin_alike() {
 }
 
 #[tokio::test]
-async fn copy_that_does_not_listen_or_is_full_is_passed_by() {
+async fn copy_that_does_not_listen_is_full_or_drains_is_passed_by() {
     let full = FakeRuntime::new(|_| vec![Step::Refuse(Status::resource_exhausted("the queue is full"))]);
+    let draining = FakeRuntime::new(|_| vec![Step::Refuse(Status::unavailable("the runtime is draining"))]);
     let good = FakeRuntime::new(greet);
     let silent: SocketAddr = ([127, 0, 0, 1], 1).into();
-    let gateway = gateway_of(&[silent, full.listen().await, good.listen().await]).await;
+    let gateway = gateway_of(&[silent, full.listen().await, draining.listen().await, good.listen().await]).await;
     for number in 0..20 {
         assert_eq!(gateway.post("/v1/chat/completions", conversation(number, 0)).await.status, 200);
     }
     assert_eq!(count(&good), 20);
-    assert!(count(&full) > 0, "some belong there");
+    assert!(count(&full) > 0 && count(&draining) > 0, "some belong there");
 }
 
 #[tokio::test]

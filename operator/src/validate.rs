@@ -210,7 +210,7 @@ fn validate_host_path(path: &str, allowed: &[PathBuf]) -> Result<Weights, Valida
 }
 
 fn validate_names_free(model: &str, references: &References) -> Result<(), ValidateError> {
-    for (copy, _) in (0..).zip(&references.pods).filter(|(_, pod)| pod.is_foreign()) {
+    if let Some((copy, _)) = (0..).zip(&references.pods).find(|(_, pod)| pod.is_foreign()) {
         return Err(ValidateError::NameTaken { kind: "Pod", name: crate::build::pod_name(model, copy) });
     }
     if references.service.is_foreign() {
