@@ -233,6 +233,19 @@ async fn new_model_gets_its_memory_then_its_pod() {
 }
 
 #[tokio::test]
+async fn cache_in_fp8_is_half_as_large_and_the_runtime_is_told() {
+    let scenario = Scenario::new();
+    scenario.edit_model("serving", json!({ "kvCache": { "type": "Fp8" } }));
+    scenario.settle().await.unwrap();
+    let args = scenario.api.get(POD).unwrap()["spec"]["containers"][0]["args"].clone();
+    let args = args.as_array().unwrap();
+    assert!(args.windows(2).any(|pair| pair[0] == "--kv-type" && pair[1] == "fp8"), "{args:?}");
+    let predicted = scenario.model().status.unwrap().envelope.unwrap().predicted.unwrap();
+    // 2 x 8192 tokens of 32 KiB.
+    assert_eq!(predicted.kv_cache_bytes, 512 << 20);
+}
+
+#[tokio::test]
 async fn copies_go_to_nodes_of_their_own() {
     let scenario = Scenario::new();
     scenario.edit_model("replicas", json!(2));

@@ -205,12 +205,12 @@ impl fmt::Display for Unusable {
 
 impl fmt::Display for Misfit {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A cache in FP8 can't be asked for in a LocalModel yet.
-        let Alternatives { context, concurrency, kv_tokens, fp8_kv_cache: _, leaving } = &self.alternatives;
+        let Alternatives { context, concurrency, kv_tokens, fp8_kv_cache, leaving } = &self.alternatives;
         let mut ways = Vec::new();
         ways.extend(context.map(|tokens| format!("contextLength {tokens}")));
         ways.extend(concurrency.map(|number| format!("maxConcurrency {number}")));
         ways.extend(kv_tokens.map(|tokens| format!("kvCache.tokens {tokens}")));
+        ways.extend(fp8_kv_cache.then(|| "kvCache.type Fp8".to_owned()));
         ways.extend(leaving.as_ref().map(|names| format!("unloading {}", list(names))));
         write!(out, "{}: {}", self.node, self.shortfall)?;
         match ways.as_slice() {

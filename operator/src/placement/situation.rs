@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use k8s_openapi::jiff::Timestamp;
 use kindling_api::{
-    Activation as AskedActivation, ConditionType, LocalModel, MODEL_LABEL, MemoryPolicy, NodeEnvelope,
+    Activation as AskedActivation, ConditionType, KvCacheType, LocalModel, MODEL_LABEL, MemoryPolicy, NodeEnvelope,
     NodeEnvelopeStatus, Reservation as Written,
 };
 use kindling_envelope::ledger::{
@@ -53,7 +53,10 @@ pub fn serving(asked: &kindling_api::Serving, model: &Model) -> Serving {
         concurrency: u64::from(asked.max_concurrency),
         pool: asked.kv_cache.tokens.map_or(Pool::Contexts(DEFAULT_CONTEXTS), |tokens| Pool::Tokens(u64::from(tokens))),
         max_batched_tokens: asked.max_batched_tokens.map_or(DEFAULT_BATCHED_TOKENS, u64::from),
-        kv_dtype: KvDtype::Bf16,
+        kv_dtype: match asked.kv_cache.kind {
+            KvCacheType::Auto | KvCacheType::Bf16 => KvDtype::Bf16,
+            KvCacheType::Fp8 => KvDtype::Fp8,
+        },
         // The only one that this version has.
         device: Device::Cpu,
     }
