@@ -96,7 +96,7 @@ pub struct Placement {
     last_round: Mutex<Option<Arc<LastRound>>>,
     /// Uids of models that reconcile refuses, for reasons that are not in their spec.
     refused: Mutex<BTreeSet<String>>,
-    /// By uid: not to be tried again before.
+    /// By key of the copy: not to be tried again before.
     not_before: Mutex<BTreeMap<String, Timestamp>>,
     changed: mpsc::UnboundedSender<()>,
 }
@@ -213,14 +213,12 @@ impl Placement {
         let refused = lock(&self.refused);
         let mut not_before = lock(&self.not_before);
         not_before.retain(|_, until| *until > now);
-        for (uid, until) in situation::backoffs(world, now) {
-            not_before.insert(uid, until);
-        }
+        not_before.extend(situation::backoffs(world, now));
         for wished in &mut wished {
             if refused.contains(&wished.wish.model) {
                 (wished.wish.need, wished.model) = (None, None);
             }
-            wished.wish.not_before = not_before.get(&wished.wish.model).map(|until| ledger::time(*until));
+            wished.wish.not_before = not_before.get(&wished.wish.key).map(|until| ledger::time(*until));
         }
         wished
     }

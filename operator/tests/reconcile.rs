@@ -397,6 +397,11 @@ async fn changed_spec_deletes_the_pod_awaits_its_memory_and_creates_the_next() {
     scenario.settle().await.unwrap();
     assert!(scenario.api.take_writes().contains(&"DELETE pods/smollm2-0".to_owned()));
     assert_eq!(scenario.reason(), "ReplacingPod");
+    // A runtime that drained ends well before its pod is gone: nothing has failed.
+    let mut drained = scenario.api.get(POD).unwrap();
+    drained["status"]["phase"] = json!("Succeeded");
+    scenario.api.put(POD, drained);
+    scenario.settle().await.unwrap();
     scenario.api.remove(POD);
     scenario.settle().await.unwrap();
     assert!(!scenario.api.take_writes().contains(&"POST pods".to_owned()), "its memory is not measured to be back");

@@ -39,7 +39,17 @@ fn is_under_way(draft: &Draft<'_>, wish: &Wish, need: &Need) -> bool {
         State::Releasing => draft.wishes.get(held.key.as_str()).is_some_and(|wish| wish.is_wanted()),
         State::Resident => false,
     });
-    on_the_way.next().is_some()
+    on_the_way.next().is_some() || draft.wishes.values().any(|other| is_about_to_come(draft, wish, other))
+}
+
+/// Whether another copy has no place for the moment only: it lost it in this plan, or has failed and is tried again.
+fn is_about_to_come(draft: &Draft<'_>, wish: &Wish, other: &Wish) -> bool {
+    let is_other = other.model == wish.model && other.key != wish.key;
+    if !is_other || !other.is_wanted() || draft.place(&other.key).is_some() {
+        return false;
+    }
+    let had_place = || draft.nodes.values().any(|facts| facts.reservations.iter().any(|held| held.key == other.key));
+    other.not_before.is_some_and(|until| until > draft.now) || had_place()
 }
 
 /// Who may be unloaded for it now.

@@ -121,15 +121,16 @@ fn wish(
     Wished { wish, model: validated, asked }
 }
 
-/// Models whose pods ended for good, by uid, and when they are tried again.
+/// Copies whose pods ended for good by themselves, by key, and when they are tried again. Who was told to end has not
+/// failed.
 pub fn backoffs(world: &World, now: Timestamp) -> Vec<(String, Timestamp)> {
-    let ended = world.pods.iter().filter(|pod| has_finished(pod));
+    let ended = world.pods.iter().filter(|pod| has_finished(pod) && pod.metadata.deletion_timestamp.is_none());
     let until = ended.filter_map(|pod| {
         let owner = pod.owner_references().iter().find(|owner| owner.kind == "LocalModel")?;
         let model = world.models.iter().find(|model| model.uid().as_deref() == Some(owner.uid.as_str()))?;
         let ready = model.status.as_ref().and_then(|status| status.condition(ConditionType::Ready));
         let not_ready = ready.filter(|ready| ready.status != "True").map(|ready| ready.last_transition_time.0);
-        Some((owner.uid.clone(), backoff_until(pod, not_ready, now)))
+        Some((planned_pod(pod)?.key, backoff_until(pod, not_ready, now)))
     });
     until.collect()
 }

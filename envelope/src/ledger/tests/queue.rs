@@ -193,6 +193,26 @@ fn copies_are_changed_one_after_the_other() {
 }
 
 #[test]
+fn copy_that_failed_as_it_is_asked_to_be_now_keeps_the_other_as_it_is() {
+    let mut cluster = Cluster::new(&["n1", "n2"], copies());
+    cluster.settle();
+    let (tried_again, now) = (cluster.situation.now.after(Duration::from_secs(300)), cluster.situation.now);
+    for wish in &mut cluster.situation.wishes {
+        wish.need = Some(Need { fingerprint: "otherwise".to_owned(), ..need(30) });
+    }
+    cluster.wish("a-0").not_before = Some(tried_again);
+    while cluster.situation.now < now.after(Duration::from_secs(290)) {
+        cluster.step();
+        cluster.measure();
+        assert!(cluster.situation.pods.iter().any(|pod| pod.phase == PodPhase::Ready), "the other one serves");
+    }
+    cluster.wait(20);
+    cluster.settle();
+    let held = cluster.situation.nodes.iter().flat_map(|node| &node.reservations);
+    assert_eq!(held.map(|held| held.terms.fingerprint.as_str()).collect::<Vec<_>>(), ["otherwise", "otherwise"]);
+}
+
+#[test]
 fn change_that_does_not_come_up_leaves_the_other_copy_alone() {
     let mut cluster = Cluster::new(&["n1", "n2"], copies());
     cluster.settle();
