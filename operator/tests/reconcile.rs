@@ -400,6 +400,8 @@ async fn changed_spec_deletes_the_pod_awaits_its_memory_and_creates_the_next() {
     // A runtime that drained ends well before its pod is gone: nothing has failed.
     let mut drained = scenario.api.get(POD).unwrap();
     drained["status"]["phase"] = json!("Succeeded");
+    let now = k8s_openapi::jiff::Timestamp::now().to_string();
+    drained["status"]["conditions"] = json!([{ "type": "Ready", "status": "False", "lastTransitionTime": now }]);
     scenario.api.put(POD, drained);
     scenario.settle().await.unwrap();
     scenario.api.remove(POD);
