@@ -1,6 +1,6 @@
 //! `kindling bench`: how fast a model is on this machine, and how much of the machine that uses.
 
-mod bandwidth;
+pub mod bandwidth;
 mod cells;
 mod http_side;
 mod in_process_side;

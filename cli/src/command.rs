@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use crate::{agent, bench, cache, exit, fit, gateway, operator, ps, pull, quantize, runtime, up};
+use crate::{agent, bench, cache, doctor, exit, fit, gateway, operator, ps, pull, quantize, runtime, up};
 
 /// What to do.
 #[derive(Subcommand)]
@@ -19,6 +19,7 @@ pub enum Command {
     Runtime(runtime::Args),
     Gateway(gateway::Args),
     Bench(bench::Args),
+    Doctor(doctor::Args),
     Operator(operator::Args),
     Agent(agent::Args),
 }
@@ -36,6 +37,7 @@ impl Command {
             Self::Runtime(args) => runtime::run(args).await,
             Self::Gateway(args) => gateway::run(args).await,
             Self::Bench(args) => bench::run(args).await,
+            Self::Doctor(args) => doctor::run(args).await,
             Self::Operator(args) => operator::run(args).await,
             Self::Agent(args) => agent::run(args).await,
         })

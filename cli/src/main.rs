@@ -10,6 +10,7 @@ mod bench;
 mod cache;
 mod cluster;
 mod command;
+mod doctor;
 mod exit;
 mod fit;
 mod gateway;

@@ -36,8 +36,11 @@ fn find_nvcc() -> Option<PathBuf> {
     let folder = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))?;
     let nvcc = cache.join("kindling/cuda").join(version).join("nvidia/cu13/bin/nvcc");
-    println!("cargo::rerun-if-changed={}", nvcc.display());
-    nvcc.exists().then_some(nvcc)
+    // What is not there can't be watched, or every build would begin anew; xtask touches the pins when it has installed it.
+    nvcc.exists().then(|| {
+        println!("cargo::rerun-if-changed={}", nvcc.display());
+        nvcc
+    })
 }
 
 fn compile(nvcc: &Path, fatbin: &Path, usage: &Path) {

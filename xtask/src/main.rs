@@ -12,6 +12,7 @@ mod bench;
 mod binary;
 mod cluster;
 mod codegen;
+mod cuda;
 mod debian;
 mod demo;
 mod sample;
@@ -29,7 +30,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Prepare this clone: the pre-commit hook and the sample model.
+    /// Prepare this clone: the pre-commit hook, the CUDA compiler and the sample model.
     Setup,
     /// Build in release, serve the sample model here, ask it one question, stay up until Ctrl-C.
     Demo(demo::Args),

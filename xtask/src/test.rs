@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 
 use crate::server::Server;
 use crate::shell::{cargo, command, run, run_reading};
-use crate::{binary, cluster, sample};
+use crate::{binary, cluster, cuda, sample};
 
 /// What a test prints when it cannot run here.
 const SKIP_MARK: &str = "SKIPPED:";
@@ -37,6 +37,14 @@ pub fn run_test(args: Args) -> anyhow::Result<()> {
     let Args { system } = args;
     let started = Instant::now();
     let mut report = Report::default();
+    // Before anything is built: the kernels are compiled where there is a compiler.
+    report.step("CUDA compiler", |report| match cuda::install() {
+        Err(error) if !system => {
+            report.skip(&format!("kernels for GPUs, whose compiler can't be had: {error:#}"));
+            Ok(())
+        }
+        other => other,
+    });
     report.step("format", |_| run(&mut cargo(&["fmt", "--all", "--check"])));
     report.step("clippy", |_| {
         run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))
@@ -48,7 +56,7 @@ pub fn run_test(args: Args) -> anyhow::Result<()> {
         let mut tests = cargo(&["test", "--no-fail-fast", "--workspace"]);
         tests.args(["--exclude", "kindling-e2e", "--", "--show-output"]);
         if system {
-            tests.env("KINDLING_REQUIRE_MODEL", "1");
+            tests.env("KINDLING_REQUIRE_MODEL", "1").env("KINDLING_REQUIRE_NVCC", "1");
             tests.env("KINDLING_REQUIRE_HELM", "1").env("KINDLING_HELM", cluster::helm()?);
         }
         report.cargo_test(&mut tests)

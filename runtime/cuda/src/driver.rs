@@ -71,7 +71,7 @@ pub enum GpuError {
         targets: String,
     },
     /// Not even the kernels have room.
-    #[error("the GPU has no memory left for {what}")]
+    #[error("the GPU has no memory left to {what}")]
     NoMemory {
         /// What for.
         what: &'static str,
@@ -87,7 +87,7 @@ pub enum GpuError {
 }
 
 impl GpuError {
-    fn of(what: &'static str) -> impl Fn(DriverError) -> Self {
+    pub(crate) fn of(what: &'static str) -> impl Fn(DriverError) -> Self {
         move |error| match error.0 {
             CUresult::CUDA_ERROR_NO_DEVICE => Self::NoDevice,
             CUresult::CUDA_ERROR_OUT_OF_MEMORY => Self::NoMemory { what },

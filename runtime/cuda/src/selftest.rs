@@ -27,11 +27,11 @@ pub fn self_test(loaded: &Loaded) -> Result<Vec<Check>, GpuError> {
 }
 
 fn probe(loaded: &Loaded, kernel: &'static str, operands: Operands) -> Result<Check, GpuError> {
-    let failed = |error: DriverError| GpuError::Driver { what: "run a self-test", code: format!("{:?}", error.0) };
-    let function = loaded.module.load_function(kernel).map_err(failed)?;
+    let failed = || GpuError::of("run a self-test");
+    let function = loaded.module.load_function(kernel).map_err(failed())?;
     for seed in 0..16 {
         let warp = made_up(operands, seed);
-        let found = run(&loaded.context.default_stream(), &function, operands, &warp).map_err(failed)?;
+        let found = run(&loaded.context.default_stream(), &function, operands, &warp).map_err(failed())?;
         if let Some(failure) = difference(&emulate(operands, &warp), &found) {
             return Ok(Check { kernel, failure: Some(failure) });
         }
@@ -81,7 +81,7 @@ fn made_up(operands: Operands, seed: u64) -> Warp {
         (state >> 16) as u32
     };
     let bf16 = |number: u32| (f32::from(number as u8 % 17) - 8.0).to_bits() >> 16;
-    let mut register = |next: &mut dyn FnMut() -> u32| match operands {
+    let register = |next: &mut dyn FnMut() -> u32| match operands {
         Operands::Bf16 => bf16(next()) | bf16(next()) << 16,
         Operands::Nvfp4 => next(),
     };
