@@ -12,14 +12,15 @@ mod crd;
 mod local_model;
 mod names;
 mod node_envelope;
+mod serving;
 mod status;
 
 pub use check::check;
 pub use condition::{ConditionStatus, ConditionType};
 pub use crd::{crd, crds, generated_files};
 pub use local_model::{
-    Activation, Device, Gateway, HfSource, HostPathSource, KvCache, KvCacheType, Lifecycle, LocalModel, LocalModelSpec,
-    Memory, MemoryPolicy, Placement, Serving, Source,
+    Activation, Device, Gateway, HfSource, HostPathSource, Lifecycle, LocalModel, LocalModelSpec, Memory, MemoryPolicy,
+    Placement, Source,
 };
 pub use names::{
     AGENT_AUDIENCE, AGENT_PORT, API_GROUP, DIGEST_ANNOTATION, GRPC_PORT, GRPC_PORT_NAME, MANAGER, METRICS_PORT,
@@ -29,6 +30,7 @@ pub use node_envelope::{
     Holder, MeasuredTerms, NodeDisplay, NodeEnvelope, NodeEnvelopeSpec, NodeEnvelopeStatus, NodeMemory, Pressure,
     Reservation, ReservationState,
 };
+pub use serving::{KvCache, KvCacheType, Serving};
 pub use status::{
     Acceleration, CopyStatus, DownloadStatus, EnvelopeStatus, LearnedTerms, LocalModelStatus, MemoryStatus, ModelFacts,
     PredictedTerms,

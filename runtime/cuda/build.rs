@@ -24,7 +24,7 @@ fn list(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
-/// By name, or as `cargo xtask setup` installed it.
+/// By name, as `cargo xtask setup` installed it, or one on the PATH that is new enough.
 fn find_nvcc() -> Option<PathBuf> {
     match env::var("KINDLING_NVCC") {
         Ok(none) if none == "none" => return None,
@@ -34,13 +34,36 @@ fn find_nvcc() -> Option<PathBuf> {
     let pins = fs::read_to_string("toolchain.txt").expect("read toolchain.txt");
     let version = list(&pins).find_map(|pin| pin.strip_prefix("nvidia-cuda-nvcc==")).expect("nvcc is pinned");
     let folder = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))?;
-    let nvcc = cache.join("kindling/cuda").join(version).join("nvidia/cu13/bin/nvcc");
-    // What is not there can't be watched, or every build would begin anew; xtask touches the pins when it has installed it.
-    nvcc.exists().then(|| {
+    let cache = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")));
+    let installed = cache.map(|cache| cache.join("kindling/cuda").join(version).join("nvidia/cu13/bin/nvcc"));
+    if let Some(nvcc) = installed.filter(|nvcc| nvcc.exists()) {
+        // What is not there can't be watched, or every build would begin anew; xtask touches the pins when it has installed
+        // it.
         println!("cargo::rerun-if-changed={}", nvcc.display());
-        nvcc
-    })
+        return Some(nvcc);
+    }
+    let release = release_of("nvcc")?;
+    if release < OLDEST {
+        println!(
+            "cargo::warning=nvcc {}.{} is too old for the kernels; `cargo xtask setup` installs one",
+            release.0, release.1
+        );
+        return None;
+    }
+    Some(PathBuf::from("nvcc"))
+}
+
+/// The first that knows sm_121a and sm_120f, and makes what driver 580 takes.
+const OLDEST: (u32, u32) = (13, 0);
+
+/// As it says itself: `release 13.0`; nothing if it can't be started.
+fn release_of(nvcc: &str) -> Option<(u32, u32)> {
+    let output = Command::new(nvcc).arg("--version").output().ok()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (_, rest) = said.split_once("release ")?;
+    let (major, rest) = rest.split_once('.')?;
+    let minor: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 fn compile(nvcc: &Path, fatbin: &Path, usage: &Path) {
