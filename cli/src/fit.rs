@@ -19,6 +19,8 @@ use kindling_envelope::{Bytes, Device, KvDtype, Pool, Serving};
 use answer::Answer;
 use machine::Machine;
 
+use crate::runtime::KvTypeArg;
+
 /// As the runtime: longer contexts are rarely used, but always paid for.
 const MOST_UNASKED_CONTEXT: u64 = 65_536;
 const DEFAULT_CONCURRENCY: u64 = 4;
@@ -76,12 +78,6 @@ pub struct Args {
     /// How the answer is printed.
     #[arg(long, default_value = "text")]
     output: Output,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum KvTypeArg {
-    Bf16,
-    Fp8,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -40,20 +40,30 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the ledgers say of a model: where it has memory, and how far it is.
-fn held<'a>(found: &'a Found, model: &LocalModel) -> Option<(&'a NodeEnvelope, &'a kindling_api::Reservation)> {
-    let uid = model.uid()?;
+/// What the ledgers say of a model: where each of its copies has memory, and how far it is.
+fn held<'a>(found: &'a Found, model: &LocalModel) -> Vec<(&'a NodeEnvelope, &'a kindling_api::Reservation)> {
+    let uid = model.uid().unwrap_or_default();
     let nodes = found.nodes.as_deref().unwrap_or_default();
-    nodes.iter().find_map(|node| Some((node, node.spec.reservations.iter().find(|held| held.uid == uid)?)))
+    let all = nodes.iter().flat_map(|node| node.spec.reservations.iter().map(move |held| (node, held)));
+    let mut held: Vec<_> = all.filter(|(_, held)| held.uid == uid).collect();
+    held.sort_by_key(|(_, held)| held.copy);
+    held
 }
 
-/// Its state in one word: of its memory, or why it has none.
+/// Its state in one word for each copy: of its memory, or why it has none.
 fn state(found: &Found, model: &LocalModel) -> String {
-    if let Some((_, held)) = held(found, model) {
-        return format!("{:?}", held.state);
+    let states: Vec<String> = held(found, model).iter().map(|(_, held)| format!("{:?}", held.state)).collect();
+    if !states.is_empty() {
+        return states.join(", ");
     }
     let ready = model.status.as_ref().and_then(|status| status.condition(kindling_api::ConditionType::Ready));
     ready.map_or_else(|| "Unseen".to_owned(), |ready| ready.reason.clone())
+}
+
+/// Where its copies have memory.
+fn places(found: &Found, model: &LocalModel) -> Option<String> {
+    let names: Vec<String> = held(found, model).iter().map(|(node, _)| node.name_any()).collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 fn json(found: &Found) -> Value {
@@ -67,14 +77,19 @@ fn json(found: &Found) -> Value {
             "namespace": model.namespace(),
             "name": model.name_any(),
             "state": state(found, model),
-            "node": held(found, model).map(|(node, _)| node.name_any()),
-            "reservedBytes": held(found, model).map(|(_, held)| held.bytes),
+            "node": places(found, model),
+            "reservedBytes": held(found, model).iter().map(|(_, held)| held.bytes).reduce(|sum, bytes| sum + bytes),
+            "copies": held(found, model).iter().map(|(node, held)| copy_json(node, held)).collect::<Vec<_>>(),
             "contextLength": status.context_length,
             "envelope": status.envelope,
             "conditions": status.conditions,
         })
     });
     json!({ "nodes": nodes, "models": models.collect::<Vec<_>>() })
+}
+
+fn copy_json(node: &NodeEnvelope, held: &kindling_api::Reservation) -> Value {
+    json!({ "copy": held.copy, "node": node.name_any(), "state": held.state, "reservedBytes": held.bytes })
 }
 
 fn node_json(node: &NodeEnvelope) -> Value {

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{ArgAction, ValueEnum};
 use kindling_envelope::Bytes;
 use kindling_runtime::memory::{AgentGate, MemoryGate, Ungated};
-use kindling_runtime::{BackendKind, Listeners, Runtime, RuntimeConfig, Script};
+use kindling_runtime::{BackendKind, KvType, Listeners, Runtime, RuntimeConfig, Script};
 use tokio::net::TcpListener;
 
 use crate::{interrupt, logging};
@@ -55,11 +55,30 @@ pub struct ServingArgs {
     /// Tokens in the KV cache, shared by all sequences [default: two full contexts]
     #[arg(long, value_name = "TOKENS")]
     kv_tokens: Option<usize>,
+    /// What keys and values are kept in: bf16 stands for 16 bits of the device's choice.
+    #[arg(long, value_name = "TYPE", default_value = "bf16")]
+    kv_type: KvTypeArg,
     /// Tokens computed in one step, over all sequences.
     #[arg(long, default_value_t = 512, value_name = "TOKENS")]
     max_batched_tokens: usize,
     #[command(flatten)]
     machine: MachineArgs,
+}
+
+/// What keys and values are kept in.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KvTypeArg {
+    Bf16,
+    Fp8,
+}
+
+impl From<KvTypeArg> for KvType {
+    fn from(kind: KvTypeArg) -> Self {
+        match kind {
+            KvTypeArg::Bf16 => Self::Wide,
+            KvTypeArg::Fp8 => Self::F8E4M3,
+        }
+    }
 }
 
 /// What a person says about the machine rather than about the model.
@@ -113,7 +132,7 @@ impl MachineArgs {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let Args { model_path, served_model_name, listen, metrics_listen, memory_budget, agent, agent_token_file, serving } =
         args;
-    let ServingArgs { context_length, max_concurrency, kv_tokens, max_batched_tokens, machine } = serving;
+    let ServingArgs { context_length, max_concurrency, kv_tokens, kv_type, max_batched_tokens, machine } = serving;
     logging::start("info");
     let mut config = RuntimeConfig::new(model_path);
     if let Some(name) = served_model_name {
@@ -122,6 +141,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     config.context_length = context_length;
     config.max_concurrency = max_concurrency;
     config.kv_tokens = kv_tokens;
+    config.kv_type = kv_type.into();
     config.max_batched_tokens = max_batched_tokens;
     config.memory_budget = memory_budget.map(|bytes| bytes.0);
     // A pod has 30 s to end; the servers' own closing needs some of them.

@@ -10,9 +10,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use kindling_agent::cache::Cache;
 use kindling_agent::source::HubSource;
-use kindling_api::{Device, LocalModel};
+use kindling_api::{Device, KvCacheType, LocalModel};
 use kindling_gateway::{Availability, Backend, Config, Discovery, Route, StaticRoutes, Timeouts, serve};
-use kindling_runtime::{Runtime, RuntimeConfig};
+use kindling_runtime::{KvType, Runtime, RuntimeConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::bars::Bytes;
@@ -145,6 +145,10 @@ fn runtime_config(model: &LocalModel, path: PathBuf, machine: &MachineArgs) -> a
     config.context_length = serving.context_length.map(|tokens| tokens as usize);
     config.max_concurrency = serving.max_concurrency as usize;
     config.kv_tokens = serving.kv_cache.tokens.map(|tokens| tokens as usize);
+    config.kv_type = match serving.kv_cache.kind {
+        KvCacheType::Auto | KvCacheType::Bf16 => KvType::Wide,
+        KvCacheType::Fp8 => KvType::F8E4M3,
+    };
     if let Some(tokens) = serving.max_batched_tokens {
         config.max_batched_tokens = tokens as usize;
     }

@@ -187,7 +187,7 @@ mod tests {
                 json!({"source": hf, "placement": {"nodeSelector": labels}}),
                 "spec.placement.nodeSelector: 33, must be entries, at most 32",
             ),
-            (json!({"source": hf, "replicas": 3}), "spec.replicas: 3, must be at most 1"),
+            (json!({"source": hf, "replicas": 33}), "spec.replicas: 33, must be at most 32"),
             (
                 json!({"source": hf, "serving": {"contextLength": 64, "kvCache": {"tokens": 32}}}),
                 "spec.serving.kvCache.tokens: 32 must be at least contextLength (64)",

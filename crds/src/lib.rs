@@ -18,8 +18,8 @@ pub use check::check;
 pub use condition::{ConditionStatus, ConditionType};
 pub use crd::{crd, crds, generated_files};
 pub use local_model::{
-    Activation, Device, Gateway, HfSource, HostPathSource, KvCache, Lifecycle, LocalModel, LocalModelSpec, Memory,
-    MemoryPolicy, Placement, Serving, Source,
+    Activation, Device, Gateway, HfSource, HostPathSource, KvCache, KvCacheType, Lifecycle, LocalModel, LocalModelSpec,
+    Memory, MemoryPolicy, Placement, Serving, Source,
 };
 pub use names::{
     AGENT_AUDIENCE, AGENT_PORT, API_GROUP, DIGEST_ANNOTATION, GRPC_PORT, GRPC_PORT_NAME, MANAGER, METRICS_PORT,
@@ -30,6 +30,6 @@ pub use node_envelope::{
     Reservation, ReservationState,
 };
 pub use status::{
-    Acceleration, DownloadStatus, EnvelopeStatus, LearnedTerms, LocalModelStatus, MemoryStatus, ModelFacts,
+    Acceleration, CopyStatus, DownloadStatus, EnvelopeStatus, LearnedTerms, LocalModelStatus, MemoryStatus, ModelFacts,
     PredictedTerms,
 };

@@ -76,9 +76,10 @@ pub struct LocalModelSpec {
     #[serde(default)]
     pub gateway: Gateway,
 
-    /// How many copies of the model run: 1, or 0 to unload it. This version runs at most one.
+    /// How many copies of the model run, each on a node of its own; the gateway shares the requests among them. 0 unloads
+    /// the model.
     #[serde(default = "default_replicas")]
-    #[schemars(range(min = 0, max = 1))]
+    #[schemars(range(min = 0, max = 32))]
     pub replicas: u32,
 }
 
@@ -177,6 +178,29 @@ pub struct KvCache {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 16, max = 16_777_216))]
     pub tokens: Option<u32>,
+
+    /// What keys and values are kept in.
+    #[serde(default, rename = "type", skip_serializing_if = "KvCacheType::is_auto")]
+    pub kind: KvCacheType,
+}
+
+/// What keys and values are kept in.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvCacheType {
+    /// 16 bits.
+    #[default]
+    Auto,
+    /// 16 bits: BF16, or F16 where the device computes with that.
+    Bf16,
+    /// FP8 (E4M3), half of that; answers differ a little.
+    Fp8,
+}
+
+impl KvCacheType {
+    /// Whether nothing was asked for.
+    pub fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
 }
 
 /// How much memory the model may take, and who leaves first when there is not enough.

@@ -48,11 +48,11 @@ pub struct LocalModelStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub download: Option<DownloadStatus>,
 
-    /// The node that runs the model.
+    /// The node that runs the model; of several copies their nodes, with commas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
 
-    /// The pod that runs the model.
+    /// The pod that runs the model; of several copies one that serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_name: Option<String>,
 
@@ -68,9 +68,36 @@ pub struct LocalModelStatus {
     #[serde(default)]
     pub replicas: u32,
 
+    /// Those that answer requests.
+    #[serde(default)]
+    pub ready_replicas: u32,
+
+    /// Every copy, where there is more than one; the rest of the status is about one that serves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<CopyStatus>,
+
     /// Selects the model's pods, for the scale subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_selector: Option<String>,
+}
+
+/// One of several copies of a model.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CopyStatus {
+    /// Its pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_name: Option<String>,
+    /// The node of that pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// `ip:port` of its gRPC service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Whether it answers requests.
+    pub ready: bool,
+    /// Why, or why not: as the reason of the condition `Ready` would be, were it the only one.
+    pub reason: String,
 }
 
 /// Facts of the model.

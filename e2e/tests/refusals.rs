@@ -35,7 +35,7 @@ fn a_spec_that_breaks_the_rules_is_refused_by_the_api_server() {
             ("{source: {}}", "exactly one of hf and hostPath"),
             ("{source: {hf: {repo: org/name}, hostPath: {path: /models/a}}}", "exactly one of hf and hostPath"),
             ("{source: {hf: {repo: no-slash}}}", "spec.source.hf.repo"),
-            ("{source: {hf: {repo: org/name}}, replicas: 2}", "spec.replicas"),
+            ("{source: {hf: {repo: org/name}}, replicas: 33}", "spec.replicas"),
             (
                 "{source: {hf: {repo: org/name}}, serving: {contextLength: 512, kvCache: {tokens: 64}}}",
                 "one full sequence",

@@ -1,9 +1,11 @@
 //! Two nodes: each gets what it has room for, and one is lost with all that is on it.
 #![allow(clippy::print_stdout, reason = "what a story sees is printed")]
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kindling_e2e::{Machine, Patience, Simulated, Stage, story, until};
+use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
 /// Each has room for one of the models below, and not for two.
@@ -12,6 +14,90 @@ const LARGE: u32 = 14_000;
 const SYSTEM: &str = "kindling-system";
 /// Kubernetes itself waits up to a minute before it calls a node lost, and two more before it removes its pods.
 const NODE_LOSS: Patience = Patience(Duration::from_secs(300));
+
+#[test]
+fn copies_share_the_requests_and_none_is_lost_while_one_goes_or_all_are_changed() {
+    story("copies", |stage| {
+        let [_, second] = stage.cluster.nodes() else {
+            println!("SKIPPED: story copies: the cluster has not two nodes (`cargo xtask cluster up --nodes 2 …`)");
+            return;
+        };
+        let _simulated = Simulated::start(stage, MACHINE, &[]);
+        stage.apply_with_cache("many", 4096, "  replicas: 3\n");
+        until("two copies serve", Patience::PODS, || (ready_copies(stage) == 2).then_some(()));
+        let many = stage.get("localmodel", "many").expect("the model");
+        println!("{}: {}", many["status"]["node"], stage.condition("many", "Ready").expect("it is there").2);
+        assert!(
+            many["status"]["node"].as_str().is_some_and(|nodes| nodes.contains(second.name.as_deref().unwrap_or("?")))
+        );
+        assert_eq!(stage.condition("many", "MemoryAdmitted").expect("it is there").1, "OneCopyPerNode");
+        scale(stage, 2);
+
+        let asked = asking(stage, || {
+            std::thread::sleep(Duration::from_secs(5));
+            // Each in its turn: what it was asked goes to the other.
+            for pod in ["many-0", "many-1"] {
+                let uid = || stage.get("pod", pod)?["metadata"]["uid"].as_str().map(str::to_owned);
+                let before = uid();
+                stage.kubectl().read(&["delete", "pod", pod, "-n", &stage.namespace, "--wait=false"]);
+                until(&format!("{pod} is another one and serves"), NODE_LOSS, || {
+                    (uid()? != before.clone()? && ready_copies(stage) == 2).then_some(())
+                });
+            }
+        });
+        println!("each copy was deleted once: {asked} requests, all answered");
+        let change = r#"{"spec":{"serving":{"contextLength":1024}}}"#;
+        let asked = asking(stage, || {
+            stage.kubectl().read(&["patch", "lm", "many", "-n", &stage.namespace, "--type=merge", "-p", change]);
+            until("both copies are served as they are asked to be now", NODE_LOSS, || {
+                let pods = stage.list("pods");
+                let is_changed = |pod: &Value| pod.to_string().contains("\"--context-length\",\"1024\"");
+                (pods.len() == 2 && pods.iter().all(is_changed) && ready_copies(stage) == 2).then_some(())
+            });
+        });
+        println!("both copies were changed: {asked} requests, all answered");
+        scale(stage, 1);
+        until("one pod is left", Patience::PODS, || (stage.list("pods").len() == 1).then_some(()));
+        assert_eq!(stage.gateway().ask(&format!("{}/many", stage.namespace), "Hi").status, 200);
+    });
+}
+
+fn scale(stage: &Stage, replicas: u32) {
+    let replicas = format!("--replicas={replicas}");
+    stage.kubectl().read(&["scale", "lm/many", "-n", &stage.namespace, &replicas]);
+}
+
+fn ready_copies(stage: &Stage) -> u64 {
+    let many = stage.get("localmodel", "many");
+    many.and_then(|many| many["status"]["readyReplicas"].as_u64()).unwrap_or(0)
+}
+
+/// Asks different questions all the time while something happens; every one must be answered. The answer is how many.
+fn asking(stage: &Stage, meanwhile: impl FnOnce()) -> usize {
+    const USERS: usize = 4;
+    let (gateway, name) = (stage.gateway(), format!("{}/many", stage.namespace));
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let user = |user: usize| {
+            let (gateway, name, is_over) = (&gateway, &name, &is_over);
+            move || {
+                let mut asked = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    let answer = gateway.ask(name, &format!("Question {asked} of user {user}"));
+                    assert_eq!(answer.status, 200, "{}", answer.body);
+                    asked += 1;
+                }
+                asked
+            }
+        };
+        let users: Vec<_> = (0..USERS).map(|number| scope.spawn(user(number))).collect();
+        let happened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(meanwhile));
+        is_over.store(true, Ordering::Relaxed);
+        let asked = users.into_iter().map(|user| user.join().expect("every request should be answered")).sum();
+        happened.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        asked
+    })
+}
 
 #[test]
 fn models_spread_over_nodes_and_a_lost_node_takes_its_promises_along() {

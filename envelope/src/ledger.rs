@@ -27,9 +27,11 @@
 //! - Memory counts as held until it was measured to be back (see [`Release`]). What leaves a node at the same time is judged
 //!   together. Who comes next need not wait for more than it was measured to have; then nobody comes to that node
 //!   without such a measurement until the rest is back.
-//! - A model that is to be served otherwise takes its turn in the queue, one at a time on a node.
-//! - Every copy of a model is a wish of its own; a copy goes to a node without one if it can, and among these to the one
-//!   with the least room left, so that large room stays whole.
+//! - A model that is to be served otherwise takes its turn in the queue, one at a time on a node, and one copy of it after
+//!   the other.
+//! - Every copy of a model is a wish of its own, and no two of a model go to one node: they would share its bandwidth and
+//!   hold the weights twice.
+//! - A copy goes to the node with the least room left, so that large room stays whole.
 
 mod adopt;
 mod change;

@@ -9,7 +9,7 @@ use kindling_envelope::facts::Described;
 use kindling_envelope::{CacheLayers, Device, KvDtype, Pool, Serving};
 use kindling_facts::{Facts, ModelSource, read};
 use kindling_kernels::{Backend, CpuBackend, MemoryUse, PrepareError};
-use kindling_runtime::RuntimeConfig;
+use kindling_runtime::{KvType, RuntimeConfig};
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/models/tests/golden")
@@ -50,7 +50,7 @@ fn servings(longest: u64) -> Vec<Serving> {
         Serving { concurrency: 1, max_batched_tokens: 1, context: 17, ..base },
         Serving { concurrency: 9, max_batched_tokens: 7, pool: Pool::EverySequence, ..base },
         Serving { concurrency: 64, max_batched_tokens: 1000, pool: Pool::Tokens(3000), context: 64, ..base },
-        Serving { max_batched_tokens: 33, pool: Pool::Tokens(100), ..base },
+        Serving { max_batched_tokens: 33, pool: Pool::Tokens(100), kv_dtype: KvDtype::Fp8, ..base },
         base,
     ]
 }
@@ -63,6 +63,10 @@ fn predicted(path: &Path, serving: &Serving, threads: usize) -> Result<MemoryUse
         context_length: Some(serving.context as usize),
         max_concurrency: serving.concurrency as usize,
         kv_tokens: Some(serving.pool_tokens() as usize),
+        kv_type: match serving.kv_dtype {
+            KvDtype::Bf16 => KvType::Wide,
+            KvDtype::Fp8 => KvType::F8E4M3,
+        },
         max_batched_tokens: serving.max_batched_tokens as usize,
         num_threads: Some(threads),
         ..RuntimeConfig::new(path)

@@ -9,13 +9,12 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
-use futures::{FutureExt as _, StreamExt, TryStreamExt};
+use futures::{FutureExt as _, Stream, StreamExt, TryStreamExt};
 use kindling_proto::v1::generate_request::Input;
 use kindling_proto::v1::generate_response::Event as Wire;
 use kindling_proto::v1::{self, FinishReason, GenerateRequest, GenerateResponse, TokenLogprob};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::Streaming;
 
 use kindling_proto::{REFUSED_FIELD, STRUCTURED_OUTPUT};
 
@@ -282,7 +281,7 @@ fn responses(backend: &Backend, prompt: u32, request: GenerateRequest) -> Respon
 }
 
 /// Sends a request, again and again while nobody listens: a runtime that has just become ready may not be routed on
-/// every node yet, and one that was killed comes back.
+/// every node yet, and one that was killed comes back. Of several runtimes each is tried before any is tried again.
 ///
 /// If the runtime's queue is full, the first prompt's refusal is the client's answer. Later prompts wait for a place:
 /// those before them fill the queue, and what was made of them must not be lost.
@@ -290,21 +289,47 @@ async fn call(
     backend: Backend,
     prompt: u32,
     request: GenerateRequest,
-) -> Result<Streaming<GenerateResponse>, tonic::Status> {
-    let mut client = backend.client();
+) -> Result<impl Stream<Item = Result<GenerateResponse, tonic::Status>>, tonic::Status> {
     let give_up = Instant::now() + CONNECT_WITHIN;
     loop {
-        match client.generate(request.clone()).await {
+        match call_any(&backend, &request).await {
             Err(status) if is_unsent(&status) && Instant::now() < give_up => tokio::time::sleep(CONNECT_PAUSE).await,
             Err(status) if prompt > 0 && is_full(&status) => tokio::time::sleep(QUEUE_PAUSE).await,
-            other => return other.map(tonic::Response::into_inner),
+            other => return other,
         }
     }
+}
+
+/// Sends a request to the runtime that it belongs to, else to the next that takes it.
+async fn call_any(
+    backend: &Backend,
+    request: &GenerateRequest,
+) -> Result<impl Stream<Item = Result<GenerateResponse, tonic::Status>> + use<>, tonic::Status> {
+    let mut tried = Vec::new();
+    let mut refusal = tonic::Status::unavailable("the model has no runtime");
+    while let Some((index, runtime)) = backend.choose(request, &tried) {
+        let in_flight = runtime.begin();
+        match runtime.client().generate(request.clone()).await {
+            Err(status) if is_turned_away(&status) => refusal = status,
+            Err(status) => return Err(status),
+            // It counts for as long as the stream lives.
+            Ok(response) => return Ok(response.into_inner().inspect(move |_| _ = &in_flight)),
+        }
+        tried.push(index);
+    }
+    Err(refusal)
 }
 
 /// Whether the runtime's queue is full; with a cause it would be the connection's trouble.
 fn is_full(status: &tonic::Status) -> bool {
     status.code() == tonic::Code::ResourceExhausted && std::error::Error::source(status).is_none()
+}
+
+/// Whether this runtime did not take the request, so that another may: nobody listens there, its queue is full, it loads
+/// or drains.
+fn is_turned_away(status: &tonic::Status) -> bool {
+    let is_its_answer = std::error::Error::source(status).is_none();
+    is_unsent(status) || is_full(status) || (status.code() == tonic::Code::Unavailable && is_its_answer)
 }
 
 /// Whether no connection came about, so that the runtime cannot have seen the request.

@@ -19,7 +19,7 @@ mod router;
 mod serve;
 
 pub use activation::UseWriter;
-pub use backend::Backend;
+pub use backend::{Backend, Runtime};
 pub use config::{Config, Timeouts};
 pub use discovery::{Availability, Cluster, Discovery, OnDemand, Route, StaticRoutes};
 pub use serve::{ServeError, serve};

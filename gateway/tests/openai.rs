@@ -12,6 +12,7 @@ mod openai_activation;
 mod openai_chat;
 mod openai_cluster;
 mod openai_completions;
+mod openai_copies;
 mod openai_errors;
 mod openai_hang_ups;
 mod openai_models;

@@ -153,6 +153,43 @@ async fn models_are_followed_through_their_lives() {
 }
 
 #[tokio::test]
+async fn copies_are_asked_themselves_and_only_those_that_serve() {
+    let (first, second) = (FakeRuntime::new(greet), FakeRuntime::new(greet));
+    let (one, two) = (first.listen().await, second.listen().await);
+    let status = |is_second_ready: bool| {
+        let copies = json!([
+            {"address": one.to_string(), "ready": true, "reason": "Serving"},
+            {"address": two.to_string(), "ready": is_second_ready, "reason": "Loading"},
+        ]);
+        // Nobody listens where the Service is.
+        let ready = ready(([127, 0, 0, 1], 1).into());
+        merged(ready, json!({ "copies": copies }))
+    };
+    let (server, client) = ApiServer::start(vec![model("a", "llama", status(false))]).await;
+    let gateway = gateway_of(client).await;
+    until(&gateway, "llama", 200).await;
+    server.watched().await;
+    let ask = async |number: u32| {
+        let messages = json!([{"role": "user", "content": number.to_string()}]);
+        gateway.post("/v1/chat/completions", merged(hello(), json!({"model": "llama", "messages": messages}))).await
+    };
+    for number in 0..20 {
+        assert_eq!(ask(number).await.status, 200);
+    }
+    assert_eq!(second.requests.lock().unwrap().len(), 0);
+    server.send("MODIFIED", model("a", "llama", status(true)));
+    let shared = async {
+        for number in 0.. {
+            assert_eq!(ask(number).await.status, 200);
+            if second.requests.lock().unwrap().len() > 2 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, shared).await.expect("the second copy should be asked too");
+}
+
+#[tokio::test]
 async fn a_lost_watch_loses_no_model_and_is_made_good() {
     let runtime = FakeRuntime::new(greet);
     let address = runtime.listen().await;

@@ -100,7 +100,8 @@ async fn converge(object: &LocalModel, cx: &Context) -> Result<Observed, Error> 
     let desired = build(&model); // pure, cannot fail
     let service = apply(&cx.client, object, &references, desired).await.map_err(Error::Apply)?; // writes
     let known = cx.placement.known(&model.asked());
-    let elsewhere = Elsewhere { outcome: cx.placement.outcome(&uid), known };
+    let outcomes = (0..).zip(&references.pods).map(|(copy, _)| cx.placement.outcome(&uid, copy)).collect();
+    let elsewhere = Elsewhere { outcomes, known };
     let seen = (object, &references, service.as_ref());
     Ok(observe(seen, elsewhere, cx.runtime.as_ref(), status::has_facts(object)).await) // reads
 }
@@ -108,12 +109,13 @@ async fn converge(object: &LocalModel, cx: &Context) -> Result<Observed, Error> 
 /// When to look again if nothing changes: the kubelet reports the pod, the placement what it decides; only the runtime
 /// must be asked.
 fn next_look(observed: &Observed, has_facts: bool) -> Action {
-    match &observed.situation {
-        Situation::Started { is_ready: false } | Situation::Replacing => Action::requeue(POLL),
-        Situation::Started { is_ready: true } if !has_facts => Action::requeue(RETRY),
-        Situation::Unplaced if observed.outcome.is_none() => Action::requeue(POLL),
-        _ => Action::await_change(),
-    }
+    let waits = observed.copies().filter_map(|copy| match &copy.situation {
+        Situation::Started { is_ready: false } | Situation::Replacing => Some(POLL),
+        Situation::Started { is_ready: true } if !has_facts => Some(RETRY),
+        Situation::Unplaced if copy.outcome.is_none() => Some(POLL),
+        _ => None,
+    });
+    waits.min().map_or_else(Action::await_change, Action::requeue)
 }
 
 fn on_error(object: Arc<LocalModel>, error: &Error, cx: Arc<Context>) -> Action {

@@ -12,8 +12,8 @@ use crate::build;
 /// What the cluster holds under the model's names.
 #[derive(Clone, Debug, Default)]
 pub struct References {
-    /// Under the name of the model's pod.
-    pub pod: Existing<Pod>,
+    /// Under the names of the model's pods: of every copy that is asked for, at least of the first.
+    pub pods: Vec<Existing<Pod>>,
     /// Under the name of the model's Service.
     pub service: Existing<Service>,
     /// Under the name of the ServiceAccount of the model's pod.
@@ -56,8 +56,12 @@ pub enum DereferenceError {
 /// If the API server does not answer or does not allow it.
 pub async fn dereference(client: &Client, object: &LocalModel) -> Result<References, DereferenceError> {
     let model = object.name_any();
+    let mut pods = Vec::new();
+    for copy in 0..object.spec.replicas.max(1) {
+        pods.push(read(client, object, &build::pod_name(&model, copy)).await?);
+    }
     Ok(References {
-        pod: read(client, object, &build::pod_name(&model, 0)).await?,
+        pods,
         service: read(client, object, &model).await?,
         service_account: read(client, object, &model).await?,
     })

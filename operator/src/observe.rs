@@ -1,4 +1,4 @@
-//! What is the case now, read from a model's pod and its runtime.
+//! What is the case now, read from a model's pods and their runtimes.
 
 use std::net::IpAddr;
 
@@ -16,22 +16,53 @@ use crate::runtime_info::RuntimeInfo;
 /// What is the case now.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
-    /// How far the model's pod is.
+    /// Of the first copy.
+    pub first: ObservedCopy,
+    /// Of the others that are asked for, in their order.
+    pub others: Vec<ObservedCopy>,
+    /// What is known of the weights.
+    pub known: Known,
+    /// `ip:port` of the Service.
+    pub endpoint: Option<String>,
+}
+
+/// What is the case with one copy of a model.
+#[derive(Clone, Debug, Default)]
+pub struct ObservedCopy {
+    /// How far its pod is.
     pub situation: Situation,
     /// What the runtime says, where it was asked and answered.
     pub info: Option<GetModelInfoResponse>,
     /// What was decided about its memory in the last round; nothing before the first.
     pub outcome: Option<Outcome>,
-    /// What is known of its weights.
-    pub known: Known,
     /// Name of the pod, where there is one.
     pub pod_name: Option<String>,
     /// Node of the pod.
     pub node: Option<String>,
     /// Image of the runtime in the pod.
     pub runtime_image: Option<String>,
-    /// `ip:port` of the Service.
-    pub endpoint: Option<String>,
+    /// `ip:port` of the runtime in the pod.
+    pub address: Option<String>,
+}
+
+impl Observed {
+    /// All copies.
+    pub fn copies(&self) -> impl Iterator<Item = &ObservedCopy> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// The copy that speaks for the model: one that serves, else one that has a pod, else the first.
+    pub fn chief(&self) -> &ObservedCopy {
+        let with_pod = || self.copies().find(|copy| copy.pod_name.is_some());
+        self.copies().find(|copy| copy.is_ready()).or_else(with_pod).unwrap_or(&self.first)
+    }
+}
+
+impl ObservedCopy {
+    /// Whether it answers requests.
+    pub fn is_ready(&self) -> bool {
+        self.situation == Situation::Started { is_ready: true }
+    }
 }
 
 /// How far a model's pod is.
@@ -83,21 +114,36 @@ pub enum Situation {
 /// What was decided and is known about a model elsewhere.
 #[derive(Clone, Debug, Default)]
 pub struct Elsewhere {
-    /// About its memory.
-    pub outcome: Option<Outcome>,
+    /// About the memory of its copies.
+    pub outcomes: Vec<Option<Outcome>>,
     /// About its weights.
     pub known: Known,
 }
 
-/// Reads what is the case. The runtime is asked while it is not ready, and then until its facts are known.
+/// Reads what is the case. A runtime is asked while it is not ready, and then until the model's facts are known.
 pub async fn observe(
     (object, references, service): (&LocalModel, &References, Option<&Service>),
     elsewhere: Elsewhere,
     runtime: &dyn RuntimeInfo,
     has_facts: bool,
 ) -> Observed {
-    let pod = references.pod.ours();
-    let situation = match (&references.pod, pod) {
+    let Elsewhere { outcomes, known } = elsewhere;
+    let mut outcomes = outcomes.into_iter();
+    let pods = references.pods.iter().map(|pod| (pod, outcomes.next().flatten()));
+    let looks = pods.map(|(pod, outcome)| observe_copy((object, pod), outcome, runtime, has_facts));
+    let mut copies = futures::future::join_all(looks).await.into_iter();
+    let first = copies.next().unwrap_or_default();
+    Observed { first, others: copies.collect(), known, endpoint: service.and_then(endpoint) }
+}
+
+async fn observe_copy(
+    (object, found): (&LocalModel, &Existing<Pod>),
+    outcome: Option<Outcome>,
+    runtime: &dyn RuntimeInfo,
+    has_facts: bool,
+) -> ObservedCopy {
+    let pod = found.ours();
+    let situation = match (found, pod) {
         (Existing::Leftover, _) => Situation::Replacing,
         (_, Some(pod)) if pod.metadata.deletion_timestamp.is_some() => Situation::Replacing,
         (_, Some(pod)) => situation(pod),
@@ -105,29 +151,29 @@ pub async fn observe(
         _ => Situation::Unplaced,
     };
     let present = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none());
-    let info = match (&situation, present.and_then(pod_ip)) {
+    let address = present.and_then(pod_ip);
+    let info = match (&situation, address) {
         (Situation::Started { is_ready }, Some(address)) if !(*is_ready && has_facts) => {
             runtime.model_info(address).await
         }
         _ => None,
     };
     let spec = present.and_then(|pod| pod.spec.as_ref());
-    let Elsewhere { outcome, known } = elsewhere;
-    Observed {
+    ObservedCopy {
         situation,
         info,
         outcome,
-        known,
         pod_name: present.map(ResourceExt::name_any),
         node: spec.and_then(|spec| spec.node_name.clone()),
         runtime_image: spec.and_then(|spec| spec.containers.first()?.image.clone()),
-        endpoint: service.and_then(endpoint),
+        address: address.map(|address| std::net::SocketAddr::new(address, GRPC_PORT).to_string()),
     }
 }
 
-/// Whether the model's pod answers requests through the model's Service.
+/// Whether a pod of the model answers requests through the model's Service.
 pub fn is_serving(references: &References) -> bool {
-    let is_ready = references.pod.ours().is_some_and(|pod| {
+    let mut pods = references.pods.iter().filter_map(Existing::ours);
+    let is_ready = pods.any(|pod| {
         pod.metadata.deletion_timestamp.is_none() && situation(pod) == Situation::Started { is_ready: true }
     });
     is_ready && references.service.ours().is_some()

@@ -44,7 +44,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// After a round that failed.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// What came out for a model in the last round.
+/// What came out for a copy of a model in the last round.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     /// Why it has memory or not.
@@ -76,10 +76,12 @@ pub struct Room {
     pub held: u64,
 }
 
-/// What is said about models, by uid.
+/// What is said about models.
 #[derive(Debug, Default, PartialEq)]
 struct Said {
+    /// By key of the copy.
     outcomes: BTreeMap<String, Outcome>,
+    /// By uid.
     known: BTreeMap<String, Known>,
 }
 
@@ -94,7 +96,7 @@ pub struct Placement {
     last_round: Mutex<Option<Arc<LastRound>>>,
     /// Uids of models that reconcile refuses, for reasons that are not in their spec.
     refused: Mutex<BTreeSet<String>>,
-    /// By uid: not to be tried again before.
+    /// By key of the copy: not to be tried again before.
     not_before: Mutex<BTreeMap<String, Timestamp>>,
     changed: mpsc::UnboundedSender<()>,
 }
@@ -129,9 +131,9 @@ impl Placement {
         }
     }
 
-    /// What came out for a model, by its uid, in the last round.
-    pub fn outcome(&self, uid: &str) -> Option<Outcome> {
-        lock(&self.said).outcomes.get(uid).cloned()
+    /// What came out in the last round for a copy of a model, by the model's uid.
+    pub fn outcome(&self, uid: &str, copy: u32) -> Option<Outcome> {
+        lock(&self.said).outcomes.get(&ledger::key(uid, copy)).cloned()
     }
 
     /// What is known of a model's weights.
@@ -186,14 +188,13 @@ impl Placement {
         self.ask_agents(&world, &wished, &plan.verdicts);
         let mut outcomes = situation::outcomes(&situation, &wished, &plan);
         for (key, error) in &failures.pods {
-            if let Some(outcome) = outcomes.get_mut(ledger::split_key(key).0) {
+            if let Some(outcome) = outcomes.get_mut(key) {
                 outcome.failure = Some(error.with_sources());
             }
         }
-        for (uid, lesson) in lessons(&world, &wished) {
-            if let Some(outcome) = outcomes.get_mut(&uid) {
-                outcome.lesson = Some(lesson);
-            }
+        let lessons = lessons(&world, &wished);
+        for (key, outcome) in &mut outcomes {
+            outcome.lesson = lessons.get(ledger::split_key(key).0).cloned();
         }
         self.publish(&wished, outcomes);
         let soon = plan.look_again.map(|at| at.since(situation.now)).unwrap_or(AT_LEAST_EVERY);
@@ -212,14 +213,12 @@ impl Placement {
         let refused = lock(&self.refused);
         let mut not_before = lock(&self.not_before);
         not_before.retain(|_, until| *until > now);
-        for (uid, until) in situation::backoffs(world, now) {
-            not_before.insert(uid, until);
-        }
+        not_before.extend(situation::backoffs(world, now));
         for wished in &mut wished {
             if refused.contains(&wished.wish.model) {
                 (wished.wish.need, wished.model) = (None, None);
             }
-            wished.wish.not_before = not_before.get(&wished.wish.model).map(|until| ledger::time(*until));
+            wished.wish.not_before = not_before.get(&wished.wish.key).map(|until| ledger::time(*until));
         }
         wished
     }

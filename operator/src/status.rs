@@ -4,8 +4,8 @@ mod conditions;
 
 use k8s_openapi::jiff::Timestamp;
 use kindling_api::{
-    Acceleration, ConditionType, DownloadStatus, EnvelopeStatus, LearnedTerms, LocalModel, LocalModelStatus, MANAGER,
-    MeasuredTerms, MemoryStatus, ModelFacts, Source,
+    Acceleration, ConditionType, CopyStatus, DownloadStatus, EnvelopeStatus, LearnedTerms, LocalModel,
+    LocalModelStatus, MANAGER, MeasuredTerms, MemoryStatus, ModelFacts, Source,
 };
 use kindling_envelope::ledger::Verdict;
 use kindling_proto::v1::GetModelInfoResponse;
@@ -17,7 +17,7 @@ use crate::build;
 use crate::controller::Error;
 use crate::facts::Facts;
 use crate::learned::{merge, predicted};
-use crate::observe::{Observed, Situation};
+use crate::observe::{Observed, ObservedCopy, Situation};
 use crate::placement::{misfits, quantity};
 
 /// What the status should be after a reconcile that ended in `outcome`.
@@ -49,7 +49,8 @@ pub fn has_facts(object: &LocalModel) -> bool {
 
 /// Whether a status holds what only a loaded runtime can say.
 pub fn has_facts_in(status: &LocalModelStatus) -> bool {
-    let is_loaded = status.condition(ConditionType::Loaded).is_some_and(|loaded| loaded.status == "True");
+    let holds = |condition| status.condition(condition).is_some_and(|found| found.status == "True");
+    let is_loaded = holds(ConditionType::Loaded) || holds(ConditionType::Ready);
     let measured = status.envelope.as_ref().and_then(|envelope| envelope.measured);
     is_loaded && status.model.is_some() && measured.is_some()
 }
@@ -79,12 +80,13 @@ pub async fn patch(client: &Client, object: &LocalModel, status: &LocalModelStat
 }
 
 fn facts(object: &LocalModel, observed: &Observed, old: LocalModelStatus) -> LocalModelStatus {
-    let info = observed.info.as_ref();
-    let is_started = matches!(observed.situation, Situation::Started { .. });
+    let chief = observed.chief();
+    let info = chief.info.as_ref();
+    let is_started = matches!(chief.situation, Situation::Started { .. });
     let is_same_spec = old.observed_generation == object.metadata.generation;
     let known = observed.known.facts.as_ref().map(known_facts);
-    let learned = learned(observed, old.envelope.as_ref());
-    let envelope = envelope(observed, old.envelope.filter(|_| is_same_spec), is_started);
+    let learned = learned(chief, old.envelope.as_ref());
+    let envelope = envelope(chief, old.envelope.filter(|_| is_same_spec), is_started);
     let envelope = EnvelopeStatus { learned, ..envelope };
     let model = info.and_then(model_facts).or(known).or(old.model.filter(|_| is_same_spec));
     let memory = memory(model.as_ref(), &envelope);
@@ -100,18 +102,45 @@ fn facts(object: &LocalModel, observed: &Observed, old: LocalModelStatus) -> Loc
         context_length: info
             .and_then(context_length)
             .or(old.context_length.filter(|_| is_same_spec && is_started))
-            .or(observed.outcome.as_ref().and_then(|outcome| u32::try_from(outcome.context?).ok())),
-        node: observed.node.clone(),
-        pod_name: observed.pod_name.clone(),
-        runtime_image: observed.runtime_image.clone(),
+            .or(chief.outcome.as_ref().and_then(|outcome| u32::try_from(outcome.context?).ok())),
+        node: nodes(observed),
+        pod_name: chief.pod_name.clone(),
+        runtime_image: chief.runtime_image.clone(),
         endpoint: observed.endpoint.clone(),
-        replicas: u32::from(observed.pod_name.is_some()),
+        replicas: count(observed, |copy| copy.pod_name.is_some()),
+        ready_replicas: count(observed, ObservedCopy::is_ready),
+        copies: copies(object, observed),
         label_selector: Some(build::label_selector(&object.name_any())),
     }
 }
 
+fn count(observed: &Observed, is_so: impl Fn(&ObservedCopy) -> bool) -> u32 {
+    u32::try_from(observed.copies().filter(|copy| is_so(copy)).count()).unwrap_or(u32::MAX)
+}
+
+/// Where its copies are, for people.
+fn nodes(observed: &Observed) -> Option<String> {
+    let nodes: Vec<&str> = observed.copies().filter_map(|copy| copy.node.as_deref()).collect();
+    (!nodes.is_empty()).then(|| nodes.join(", "))
+}
+
+/// Nothing of an only copy: all else is about that one.
+fn copies(object: &LocalModel, observed: &Observed) -> Vec<CopyStatus> {
+    if observed.others.is_empty() {
+        return Vec::new();
+    }
+    let of_copy = |copy: &ObservedCopy| CopyStatus {
+        pod_name: copy.pod_name.clone(),
+        node: copy.node.clone(),
+        address: copy.address.clone(),
+        ready: copy.is_ready(),
+        reason: conditions::ready_reason(object, observed, copy).to_owned(),
+    };
+    observed.copies().map(of_copy).collect()
+}
+
 /// Predicted and measured, term by term, and what the node has.
-fn envelope(observed: &Observed, old: Option<EnvelopeStatus>, is_started: bool) -> EnvelopeStatus {
+fn envelope(observed: &ObservedCopy, old: Option<EnvelopeStatus>, is_started: bool) -> EnvelopeStatus {
     let old = old.unwrap_or_default();
     let measured = observed.info.as_ref().and_then(measured).or(old.measured.filter(|_| is_started));
     let Some(outcome) = &observed.outcome else { return EnvelopeStatus { measured, ..old } };
@@ -131,7 +160,7 @@ fn envelope(observed: &Observed, old: Option<EnvelopeStatus>, is_started: bool) 
 }
 
 /// It outlives changes of the spec: the next one may be the way back.
-fn learned(observed: &Observed, old: Option<&EnvelopeStatus>) -> Option<LearnedTerms> {
+fn learned(observed: &ObservedCopy, old: Option<&EnvelopeStatus>) -> Option<LearnedTerms> {
     let old = old.and_then(|old| old.learned.clone());
     match observed.outcome.as_ref().and_then(|outcome| outcome.lesson.clone()) {
         Some(lesson) => Some(merge(old, lesson)),

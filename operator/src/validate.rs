@@ -114,12 +114,6 @@ pub enum ValidateError {
     /// The device can't be used by this build.
     #[error("spec.placement.device Cuda is not supported by this build; use Auto or Cpu")]
     Device,
-    /// More copies than this version runs.
-    #[error("spec.replicas {replicas}: this version runs at most one copy; use 1, or 0 to unload the model")]
-    Replicas {
-        /// As it is.
-        replicas: u32,
-    },
     /// Somebody else's object has the name.
     #[error(
         "a {kind} named {name} exists already and does not belong to this LocalModel; delete it or rename the LocalModel"
@@ -147,9 +141,6 @@ pub fn validate(
     let spec = &object.spec;
     if spec.placement.device == Device::Cuda {
         return Err(ValidateError::Device);
-    }
-    if spec.replicas > 1 {
-        return Err(ValidateError::Replicas { replicas: spec.replicas });
     }
     let weights = validate_source(&spec.source, &config.allowed_host_path_prefixes)?;
     validate_names_free(&name, references)?;
@@ -219,8 +210,8 @@ fn validate_host_path(path: &str, allowed: &[PathBuf]) -> Result<Weights, Valida
 }
 
 fn validate_names_free(model: &str, references: &References) -> Result<(), ValidateError> {
-    if references.pod.is_foreign() {
-        return Err(ValidateError::NameTaken { kind: "Pod", name: crate::build::pod_name(model, 0) });
+    if let Some((copy, _)) = (0..).zip(&references.pods).find(|(_, pod)| pod.is_foreign()) {
+        return Err(ValidateError::NameTaken { kind: "Pod", name: crate::build::pod_name(model, copy) });
     }
     if references.service.is_foreign() {
         return Err(ValidateError::NameTaken { kind: "Service", name: model.to_owned() });
@@ -239,7 +230,6 @@ impl ValidateError {
             Self::SourceCount | Self::HubName { .. } => Reason::InvalidSource,
             Self::HostPath { .. } => Reason::HostPathNotAllowed,
             Self::Device => Reason::DeviceNotSupported,
-            Self::Replicas { .. } => Reason::TooManyReplicas,
             Self::NameTaken { .. } => Reason::NameTaken,
         }
     }

@@ -142,17 +142,19 @@ async fn client_that_trusts_the_bundle_is_answered() {
     webhook.keeper().look(Timestamp::now()).await.unwrap();
     assert_eq!(webhook.api.take_writes().len(), 2, "the Secret and the bundle");
     let client = webhook.client();
-    let denied =
-        webhook.ask(&client, &review("CREATE", &model("llama", &json!({ "replicas": 2 })), &Value::Null)).await;
+    let denied = webhook
+        .ask(&client, &review("CREATE", &model("llama", &json!({ "placement": { "device": "Cuda" } })), &Value::Null))
+        .await;
     assert_eq!(denied["allowed"], json!(false));
-    let words = "spec.replicas 2: this version runs at most one copy; use 1, or 0 to unload the model";
+    let words = "spec.placement.device Cuda is not supported by this build; use Auto or Cpu";
     assert_eq!(denied["status"], json!({ "code": 403, "reason": "Forbidden", "message": words }));
     // A replica that makes no rounds knows nothing, and lets pass.
     let warned = webhook.ask(&client, &review("CREATE", &model("llama", &json!({})), &Value::Null)).await;
     assert_eq!((&warned["allowed"], warned.get("status")), (&json!(true), None));
     assert_eq!(warned["warnings"], json!([admission::decision::UNKNOWN]));
-    let deleted =
-        webhook.ask(&client, &review("DELETE", &Value::Null, &model("llama", &json!({ "replicas": 2 })))).await;
+    let deleted = webhook
+        .ask(&client, &review("DELETE", &Value::Null, &model("llama", &json!({ "placement": { "device": "Cuda" } }))))
+        .await;
     assert_eq!(deleted, json!({ "uid": "question-1", "allowed": true }));
     webhook.shutdown.cancel();
     webhook.server.await.unwrap();
@@ -202,7 +204,7 @@ async fn denied_model_hears_what_the_condition_says() {
         placement.round().await.unwrap();
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let condition = placement.outcome("uid-of-first").unwrap().verdict.to_string();
+    let condition = placement.outcome("uid-of-first", 0).unwrap().verdict.to_string();
     assert!(condition.starts_with("fits on no node: spark-1: "), "{condition}");
 
     let client = webhook.client();

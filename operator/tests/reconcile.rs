@@ -114,6 +114,18 @@ impl Scenario {
         );
     }
 
+    /// Another node like the first.
+    fn second_node(&self) {
+        let mut node = self.api.get("/api/v1/nodes/spark-1").unwrap();
+        node["metadata"] = json!({ "name": "spark-2", "labels": { "kubernetes.io/hostname": "spark-2.lan" } });
+        self.api.put("/api/v1/nodes/spark-2", node);
+        let mut envelope = self.api.get(ENVELOPE).unwrap();
+        envelope["metadata"]["name"] = json!("spark-2");
+        envelope["spec"] = json!({});
+        envelope["status"]["agentAddress"] = json!("10.0.0.2:9402");
+        self.api.put(&ENVELOPE.replace("spark-1", "spark-2"), envelope);
+    }
+
     /// Rounds until nothing is left to be done, with what agents answer in between, then one reconcile.
     async fn settle(&self) -> Result<Action, String> {
         for _ in 0..8 {
@@ -218,6 +230,54 @@ async fn new_model_gets_its_memory_then_its_pod() {
     let budget = ((1_u64 << 30) + (1 << 30) + (512 << 10) + process).to_string();
     assert!(args.windows(2).any(|pair| pair[0] == "--memory-budget" && pair[1] == budget.as_str()), "{args:?}");
     assert_eq!(pod["spec"]["containers"][0]["resources"]["requests"]["memory"], budget.as_str());
+}
+
+#[tokio::test]
+async fn cache_in_fp8_is_half_as_large_and_the_runtime_is_told() {
+    let scenario = Scenario::new();
+    scenario.edit_model("serving", json!({ "kvCache": { "type": "Fp8" } }));
+    scenario.settle().await.unwrap();
+    let args = scenario.api.get(POD).unwrap()["spec"]["containers"][0]["args"].clone();
+    let args = args.as_array().unwrap();
+    assert!(args.windows(2).any(|pair| pair[0] == "--kv-type" && pair[1] == "fp8"), "{args:?}");
+    let predicted = scenario.model().status.unwrap().envelope.unwrap().predicted.unwrap();
+    // 2 x 8192 tokens of 32 KiB.
+    assert_eq!(predicted.kv_cache_bytes, 512 << 20);
+}
+
+#[tokio::test]
+async fn copies_go_to_nodes_of_their_own() {
+    let scenario = Scenario::new();
+    scenario.edit_model("replicas", json!(2));
+    scenario.settle().await.unwrap();
+    scenario.pod_runs(true);
+    scenario.runtime_is(State::Ready);
+    scenario.settle().await.unwrap();
+    let second = POD.replace("smollm2-0", "smollm2-1");
+    assert_eq!(scenario.api.get(&second), None, "there is no node for it");
+    let status = scenario.model().status.unwrap();
+    let ready = status.condition(ConditionType::Ready).unwrap();
+    let words = "1 of 2 copies answer requests; copy 1: OneCopyPerNode: each node has at most one copy of a model, and \
+                 spark-1 has one";
+    assert_eq!((ready.status.as_str(), ready.message.as_str()), ("True", words));
+    assert_eq!(status.condition(ConditionType::MemoryAdmitted).unwrap().reason, "OneCopyPerNode");
+
+    scenario.second_node();
+    scenario.settle().await.unwrap();
+    let pod = scenario.api.get(&second).unwrap();
+    let terms: Value =
+        serde_json::from_str(pod["metadata"]["annotations"]["kindling.dev/memory-terms"].as_str().unwrap()).unwrap();
+    assert_eq!(terms["node"], "spark-2");
+    let status = scenario.model().status.unwrap();
+    assert_eq!((status.replicas, status.ready_replicas, status.copies.len()), (2, 1, 2));
+    assert_eq!(status.copies[0].address.as_deref(), Some("10.244.0.9:50051"));
+    assert_eq!(status.copies[1].reason, "PodPending");
+
+    scenario.edit_model("replicas", json!(1));
+    scenario.settle().await.unwrap();
+    let is_leaving = |path: &str| !scenario.api.get(path).unwrap()["metadata"]["deletionTimestamp"].is_null();
+    assert_eq!((is_leaving(POD), is_leaving(&second)), (false, true));
+    assert_eq!(scenario.model().status.unwrap().copies, []);
 }
 
 #[tokio::test]
@@ -337,6 +397,13 @@ async fn changed_spec_deletes_the_pod_awaits_its_memory_and_creates_the_next() {
     scenario.settle().await.unwrap();
     assert!(scenario.api.take_writes().contains(&"DELETE pods/smollm2-0".to_owned()));
     assert_eq!(scenario.reason(), "ReplacingPod");
+    // A runtime that drained ends well before its pod is gone: nothing has failed.
+    let mut drained = scenario.api.get(POD).unwrap();
+    drained["status"]["phase"] = json!("Succeeded");
+    let now = k8s_openapi::jiff::Timestamp::now().to_string();
+    drained["status"]["conditions"] = json!([{ "type": "Ready", "status": "False", "lastTransitionTime": now }]);
+    scenario.api.put(POD, drained);
+    scenario.settle().await.unwrap();
     scenario.api.remove(POD);
     scenario.settle().await.unwrap();
     assert!(!scenario.api.take_writes().contains(&"POST pods".to_owned()), "its memory is not measured to be back");
@@ -546,7 +613,7 @@ async fn volume_that_can_not_be_made_again_is_said_and_harms_no_sweep() {
     scenario.api.put(&format!("{VOLUMES}/kindling-left-behind"), found);
     scenario.settle().await.unwrap_err();
     assert!(scenario.api.take_writes().contains(&"DELETE persistentvolumes/kindling-left-behind".to_owned()));
-    let outcome = scenario.cx.placement.outcome("uid-1").unwrap();
+    let outcome = scenario.cx.placement.outcome("uid-1", 0).unwrap();
     assert!(outcome.failure.is_some_and(|failure| failure.contains("exceeded quota: claims")));
 }
 

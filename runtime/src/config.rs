@@ -50,6 +50,8 @@ pub struct RuntimeConfig {
     pub max_concurrency: usize,
     /// Tokens that the KV cache holds, shared by all sequences; `None` takes two full contexts.
     pub kv_tokens: Option<usize>,
+    /// What keys and values are kept in.
+    pub kv_type: KvType,
     /// Tokens per step, over all sequences.
     pub max_batched_tokens: usize,
     /// Bytes that the whole process may take; a KV cache whose size is not given is made to fit. `None` is no bound.
@@ -108,6 +110,7 @@ impl RuntimeConfig {
             context_length: None,
             max_concurrency: 4,
             kv_tokens: None,
+            kv_type: KvType::Wide,
             max_batched_tokens: 512,
             memory_budget: None,
             prefix_cache: true,
@@ -159,7 +162,7 @@ impl RuntimeConfig {
             max_context: asked.min(num_blocks * BLOCK_SIZE),
             block_size: BLOCK_SIZE,
             num_blocks: groups.iter().map(|group| self.blocks_of(group, num_blocks)).collect(),
-            kv_type: KvType::Wide,
+            kv_type: self.kv_type,
             num_threads,
         })
     }

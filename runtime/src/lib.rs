@@ -41,6 +41,7 @@ mod text;
 pub use config::{BackendKind, RuntimeConfig};
 pub use decode_reads::DecodeReads;
 pub use error::{LoadError, RuntimeError, ServeError, error_chain};
+pub use kindling_kernels::KvType;
 pub use kindling_models::ModelFacts;
 pub use raw::RawModel;
 pub use runtime::Runtime;

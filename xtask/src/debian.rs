@@ -23,6 +23,9 @@ pub fn install_missing(needed: &[(&str, &str)]) -> anyhow::Result<()> {
     }
     ensure!(is_installed("apt-get"), "missing and no apt-get to install it: {}", missing.join(", "));
     println!("installing the Debian packages {}", missing.join(" "));
+    // Of two that install at once apt-get refuses one.
+    let lock = std::fs::File::create(std::env::temp_dir().join("kindling-xtask-apt.lock")).context("make a lock")?;
+    lock.lock().context("wait for another installation")?;
     let apt_get = || {
         let mut apt_get = command("apt-get", &["-q"]);
         apt_get.env("DEBIAN_FRONTEND", "noninteractive");

@@ -120,7 +120,7 @@ fn verdict(text: &mut String, answer: &Answer) {
     offers.extend(found.concurrency.map(|number| format!("--concurrency {number} (at context {context})")));
     offers.extend(found.kv_tokens.map(|tokens| format!("--kv-tokens {tokens} (at context {context})")));
     if found.fp8_kv_cache {
-        offers.push("--kv-type fp8, which the runtime does not offer yet".to_owned());
+        offers.push("--kv-type fp8".to_owned());
     }
     offers.extend(found.leaving.as_ref().map(|names| format!("if these were unloaded: {}", names.join(", "))));
     if offers.is_empty() {
@@ -139,9 +139,6 @@ fn notes(text: &mut String, answer: &Answer) {
     match &answer.refusal {
         Some(reason) => line!(text, "the runtime cannot run it on {device}: {reason}"),
         None => line!(text, "the runtime can run it on {device}"),
-    }
-    if answer.serving.kv_dtype == KvDtype::Fp8 {
-        line!(text, "the runtime does not offer an FP8 cache yet");
     }
     let traffic = answer.facts.traffic;
     match traffic.requests {

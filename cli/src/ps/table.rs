@@ -6,7 +6,7 @@ use kindling_api::{ConditionType, LocalModel, NodeEnvelope};
 use kindling_envelope::Bytes;
 use kube::ResourceExt;
 
-use super::{held, state};
+use super::{places, state};
 use crate::cluster::Found;
 
 const GAP: &str = "  ";
@@ -66,7 +66,7 @@ fn model_rows(found: &Found) -> Vec<Vec<String>> {
 /// One row for what was predicted, one for what was measured; at least one.
 fn rows_of(found: &Found, model: &LocalModel) -> Vec<Vec<String>> {
     let status = model.status.clone().unwrap_or_default();
-    let node = held(found, model).map(|(node, _)| node.name_any()).or(status.node);
+    let node = places(found, model).or(status.node);
     let context = status.context_length.map_or_else(|| NONE.to_owned(), |tokens| tokens.to_string());
     let first = vec![full_name(model), state(found, model), node.unwrap_or_else(|| NONE.to_owned()), context];
     let blank = vec![String::new(); first.len()];

@@ -29,6 +29,7 @@ struct Setting {
     kv_tokens: usize,
     concurrency: usize,
     batched: usize,
+    kv_type: &'static str,
 }
 
 /// What `kindling fit` says.
@@ -74,6 +75,7 @@ fn predict(model: &Path, setting: &Setting) -> Predicted {
     ] {
         command.args([name, &figure.to_string()]);
     }
+    command.args(["--kv-type", setting.kv_type]);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let said: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -95,14 +97,15 @@ fn arguments(setting: &Setting, budget: u64) -> Vec<String> {
         ("--max-batched-tokens", setting.batched as u64),
         ("--memory-budget", budget),
     ];
-    figures.iter().flat_map(|(name, figure)| [(*name).to_owned(), figure.to_string()]).collect()
+    let figures = figures.iter().flat_map(|(name, figure)| [(*name).to_owned(), figure.to_string()]);
+    figures.chain(["--kv-type".to_owned(), setting.kv_type.to_owned()]).collect()
 }
 
 /// One line of the table, and whether the difference is at most so many percent.
 fn line(setting: &str, term: &str, (predicted, measured): (u64, u64), percent: f64) -> bool {
     let off = (measured as f64 - predicted as f64) / predicted as f64 * 100.0;
     let [said, found] = [predicted, measured].map(|bytes| Bytes(bytes).to_string());
-    println!("{setting:<28} {term:<12} {said:>12} {found:>12} {off:>+7.2} %");
+    println!("{setting:<34} {term:<12} {said:>12} {found:>12} {off:>+7.2} %");
     off.abs() <= percent
 }
 
@@ -142,7 +145,7 @@ async fn compare(model: &Path, setting: &Setting, off: &mut Vec<String>) {
     }
     let [at_start, at_peak] = [at_start.0, at_start.1].map(Bytes);
     println!(
-        "{:<28} ready after {seconds:.2} s, at {at_start}; peak while loading {at_peak}, since {}, granted {}; files {}",
+        "{:<34} ready after {seconds:.2} s, at {at_start}; peak while loading {at_peak}, since {}, granted {}; files {}",
         setting.name,
         Bytes(peak),
         Bytes(allowed),
@@ -193,7 +196,7 @@ const RUNTIME_PERCENT: f64 = if cfg!(debug_assertions) { 15.0 } else { 5.0 };
 /// smaller by some MiB: a node that runs models has it all.
 fn head() {
     std::fs::read(env!("CARGO_BIN_EXE_kindling")).unwrap();
-    println!("{:<28} {:<12} {:>12} {:>12} {:>9}", "setting", "term", "predicted", "measured", "off");
+    println!("{:<34} {:<12} {:>12} {:>12} {:>9}", "setting", "term", "predicted", "measured", "off");
 }
 
 #[tokio::test]
@@ -203,15 +206,15 @@ async fn what_is_predicted_is_what_is_taken() {
     head();
     llama(&file, &LLAMA_Q8, Stored::Q80);
     let name = "llama Q8_0, 2 x 8192";
-    let setting = Setting { name, context: 8192, kv_tokens: 16_384, concurrency: 2, batched: 256 };
+    let setting = Setting { name, context: 8192, kv_tokens: 16_384, concurrency: 2, batched: 256, kv_type: "bf16" };
     compare(&file, &setting, &mut off).await;
     refuse(&file, &setting);
     std::fs::remove_file(&file).unwrap();
     let folder = folder.0.join("qwen3");
     qwen3(&folder, &QWEN);
-    let name = "qwen3 BF16, 4 x 16384";
-    compare(&folder, &Setting { name, context: 16_384, kv_tokens: 65_536, concurrency: 4, batched: 512 }, &mut off)
-        .await;
+    let name = "qwen3 BF16, FP8 cache, 8 x 16384";
+    let setting = Setting { name, context: 16_384, kv_tokens: 131_072, concurrency: 8, batched: 512, kv_type: "fp8" };
+    compare(&folder, &setting, &mut off).await;
     assert!(off.is_empty(), "{off:#?}");
 }
 
@@ -225,17 +228,34 @@ async fn what_is_predicted_is_what_is_taken_in_more_settings() {
     let file = folder.0.join("llama-q4_1.gguf");
     llama(&file, &LLAMA_Q4, Stored::Q41);
     for setting in [
-        Setting { name: "llama Q4_1, 8 x 2048", context: 2048, kv_tokens: 16_384, concurrency: 8, batched: 512 },
-        Setting { name: "llama Q4_1, 1 x 32768", context: 32_768, kv_tokens: 32_768, concurrency: 1, batched: 2048 },
+        Setting {
+            name: "llama Q4_1, 8 x 2048",
+            context: 2048,
+            kv_tokens: 16_384,
+            concurrency: 8,
+            batched: 512,
+            kv_type: "bf16",
+        },
+        Setting {
+            name: "llama Q4_1, 1 x 32768",
+            context: 32_768,
+            kv_tokens: 32_768,
+            concurrency: 1,
+            batched: 2048,
+            kv_type: "bf16",
+        },
     ] {
         compare(&file, &setting, &mut off).await;
     }
     std::fs::remove_file(&file).unwrap();
     let folder = folder.0.join("qwen3");
     qwen3(&folder, &QWEN);
+    let name = "qwen3 BF16, 4 x 16384";
+    let setting = Setting { name, context: 16_384, kv_tokens: 65_536, concurrency: 4, batched: 512, kv_type: "bf16" };
+    compare(&folder, &setting, &mut off).await;
     qwen3_config(&folder, &QWEN, Some((3, 4096)));
     let name = "qwen3 BF16, windows, 2 x 65536";
-    let setting = Setting { name, context: 65_536, kv_tokens: 131_072, concurrency: 2, batched: 1024 };
+    let setting = Setting { name, context: 65_536, kv_tokens: 131_072, concurrency: 2, batched: 1024, kv_type: "bf16" };
     compare(&folder, &setting, &mut off).await;
     assert!(off.is_empty(), "{off:#?}");
 }

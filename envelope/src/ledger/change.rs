@@ -17,6 +17,9 @@ pub(super) fn change<'a>(draft: &mut Draft<'a>, claims: &mut Vec<Claim<'a>>, wis
         // One after the other: two that leave for a change may each fit, and not both.
         return;
     }
+    if is_under_way(draft, wish, need) {
+        return;
+    }
     let terms = queue::terms(draft, wish, need);
     match returns_to(draft, claims, wish, &terms) {
         Some(place) => {
@@ -26,6 +29,27 @@ pub(super) fn change<'a>(draft: &mut Draft<'a>, claims: &mut Vec<Claim<'a>>, wis
         }
         None => refuse(draft, (wish, need), node, &terms),
     }
+}
+
+/// Whether another copy is on its way to what is asked now: until it serves, this one goes on as it is.
+fn is_under_way(draft: &Draft<'_>, wish: &Wish, need: &Need) -> bool {
+    let others = draft.ledgers.values().flatten().filter(|held| held.model == wish.model && held.key != wish.key);
+    let mut on_the_way = others.filter(|held| match held.state {
+        State::Pending | State::Loading => held.terms.fingerprint == need.fingerprint,
+        State::Releasing => draft.wishes.get(held.key.as_str()).is_some_and(|wish| wish.is_wanted()),
+        State::Resident => false,
+    });
+    on_the_way.next().is_some() || draft.wishes.values().any(|other| is_about_to_come(draft, wish, other))
+}
+
+/// Whether another copy has no place for the moment only: it lost it in this plan, or has failed and is tried again.
+fn is_about_to_come(draft: &Draft<'_>, wish: &Wish, other: &Wish) -> bool {
+    let is_other = other.model == wish.model && other.key != wish.key;
+    if !is_other || !other.is_wanted() || draft.place(&other.key).is_some() {
+        return false;
+    }
+    let had_place = || draft.nodes.values().any(|facts| facts.reservations.iter().any(|held| held.key == other.key));
+    other.not_before.is_some_and(|until| until > draft.now) || had_place()
 }
 
 /// Who may be unloaded for it now.
@@ -46,8 +70,10 @@ fn returns_to<'a>(draft: &Draft<'a>, claims: &[Claim<'a>], wish: &Wish, terms: &
     if is_usable(node) && draft.fits(node, terms, claims, |other| stays(draft, other, wish)).is_ok() {
         return Some(node);
     }
-    let can_go_to =
-        |other: &&'a str| is_usable(other) && wish.nodes.contains(*other) && wish.weights_on.contains(*other);
+    let can_go_to = |other: &&'a str| {
+        let is_open = is_usable(other) && !queue::has_other_copy(draft, claims, other, wish);
+        is_open && wish.nodes.contains(*other) && wish.weights_on.contains(*other)
+    };
     let others = draft.nodes.keys().copied().filter(|other| *other != node);
     others.filter(can_go_to).find(|other| draft.fits(other, terms, claims, |_| true).is_ok())
 }

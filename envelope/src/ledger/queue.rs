@@ -61,7 +61,7 @@ fn seek<'a>(draft: &mut Draft<'a>, claims: &mut Vec<Claim<'a>>, wish: &'a Wish, 
         return Verdict::BackingOff { until };
     }
     let terms = terms(draft, wish, need);
-    let nodes = match open(draft, wish, need, &terms) {
+    let nodes = match open(draft, claims, (wish, need), &terms) {
         Ok(nodes) => nodes,
         Err(verdict) => return verdict,
     };
@@ -78,7 +78,12 @@ fn seek<'a>(draft: &mut Draft<'a>, claims: &mut Vec<Claim<'a>>, wish: &'a Wish, 
 }
 
 /// Nodes that may take it; else why there are none.
-fn open<'a>(draft: &Draft<'a>, wish: &Wish, need: &Need, terms: &Terms) -> Result<Vec<&'a str>, Verdict> {
+fn open<'a>(
+    draft: &Draft<'a>,
+    claims: &[Claim<'_>],
+    (wish, need): (&Wish, &Need),
+    terms: &Terms,
+) -> Result<Vec<&'a str>, Verdict> {
     let known: Vec<(&'a str, &NodeFacts)> = draft
         .nodes
         .iter()
@@ -99,6 +104,10 @@ fn open<'a>(draft: &Draft<'a>, wish: &Wish, need: &Need, terms: &Terms) -> Resul
     if fitting.is_empty() {
         return Err(Verdict::Refused { misfits });
     }
+    if fitting.iter().all(|(node, _)| has_other_copy(draft, claims, node, wish)) {
+        return Err(Verdict::OneCopyPerNode { nodes: fitting.into_iter().map(|(node, _)| node.to_owned()).collect() });
+    }
+    fitting.retain(|(node, _)| !has_other_copy(draft, claims, node, wish));
     let why_not = |(node, facts): &(&str, &NodeFacts)| unusable(facts).map(|why| ((*node).to_owned(), why));
     let not: Vec<(String, Unusable)> = fitting.iter().filter_map(why_not).collect();
     fitting.retain(|(_, facts)| unusable(facts).is_none());
@@ -111,6 +120,13 @@ fn open<'a>(draft: &Draft<'a>, wish: &Wish, need: &Need, terms: &Terms) -> Resul
         return Err(Verdict::WaitingForWeights { nodes: nodes.into_iter().map(str::to_owned).collect() });
     }
     Ok(ready)
+}
+
+/// Whether another copy of the same model is on a node, or comes to it.
+pub(super) fn has_other_copy(draft: &Draft<'_>, claims: &[Claim<'_>], node: &str, wish: &Wish) -> bool {
+    let is_other = |model: &str, key: &str| model == wish.model && key != wish.key;
+    let is_there = draft.ledgers.get(node).is_some_and(|list| list.iter().any(|held| is_other(&held.model, &held.key)));
+    is_there || claims.iter().any(|claim| claim.node == node && is_other(&claim.wish.model, &claim.wish.key))
 }
 
 /// One wish and where it may go.
@@ -127,11 +143,10 @@ impl<'a> Search<'_, 'a> {
         self.draft.fits(node, &self.terms, self.claims, stays)
     }
 
-    /// The node with room: one without a copy of the model, then the one with the least left, then by name.
+    /// The node with room: the one with the least left, then by name.
     fn best(&self, stays: impl Fn(&Reservation) -> bool) -> Option<&'a str> {
-        let has_copy = |node: &str| self.draft.ledgers[node].iter().any(|held| held.model == self.wish.model);
-        let room = self.nodes.iter().filter_map(|node| Some((has_copy(node), self.fits(node, &stays).ok()?, *node)));
-        room.min().map(|(_, _, node)| node)
+        let room = self.nodes.iter().filter_map(|node| Some((self.fits(node, &stays).ok()?, *node)));
+        room.min().map(|(_, node)| node)
     }
 
     fn claim(&mut self, node: &'a str, leaving: &[Reservation]) {

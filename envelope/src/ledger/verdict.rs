@@ -73,6 +73,11 @@ pub enum Verdict {
         /// Why each does not.
         nodes: Vec<(String, Unusable)>,
     },
+    /// Each node on which it would fit has another copy of the model, or is about to.
+    OneCopyPerNode {
+        /// Which.
+        nodes: Vec<String>,
+    },
     /// There is no node that it may go to.
     NoNode,
     /// It failed before and is tried again then.
@@ -200,12 +205,12 @@ impl fmt::Display for Unusable {
 
 impl fmt::Display for Misfit {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A cache in FP8 can't be asked for in a LocalModel yet.
-        let Alternatives { context, concurrency, kv_tokens, fp8_kv_cache: _, leaving } = &self.alternatives;
+        let Alternatives { context, concurrency, kv_tokens, fp8_kv_cache, leaving } = &self.alternatives;
         let mut ways = Vec::new();
         ways.extend(context.map(|tokens| format!("contextLength {tokens}")));
         ways.extend(concurrency.map(|number| format!("maxConcurrency {number}")));
         ways.extend(kv_tokens.map(|tokens| format!("kvCache.tokens {tokens}")));
+        ways.extend(fp8_kv_cache.then(|| "kvCache.type Fp8".to_owned()));
         ways.extend(leaving.as_ref().map(|names| format!("unloading {}", list(names))));
         write!(out, "{}: {}", self.node, self.shortfall)?;
         match ways.as_slice() {
@@ -247,6 +252,9 @@ impl fmt::Display for Verdict {
             Self::SwapDeferred { node, who, .. } => write!(out, "waits on {node} until {} may leave", list(who)),
             Self::WaitingForWeights { nodes } => write!(out, "waits for its weights on {}", list(nodes)),
             Self::NoUsableNode { nodes } => joined_nodes(out, nodes),
+            Self::OneCopyPerNode { nodes } => {
+                write!(out, "each node has at most one copy of a model, and {} has one", list(nodes))
+            }
             Self::NoNode => out.write_str("there is no node that it may go to"),
             Self::BackingOff { .. } => out.write_str("failed and is tried again later"),
             Self::Idle => out.write_str("no request waits for it"),

@@ -79,7 +79,7 @@ pub fn on_write(world: &mut World, node: &str, planned: &Ledgers) {
     }
     for after in new {
         if !old.iter().any(|before| before.key == after.key && before.made_at == after.made_at) {
-            may_come(world, node, after);
+            may_come(world, (node, new), after);
         }
     }
     is_not_overcommitted(world, node, new);
@@ -159,7 +159,8 @@ fn may_leave(world: &mut World, node: &str, before: &Reservation, planned: &Ledg
     let is_for_one = waiting.any(|(key, other)| {
         // Whoever leaves in the same plan for other reasons does not stay either.
         let fits = fits_with(&world.machines[node], staying(world, &planned[node], key, other).collect(), other);
-        other.nodes.contains(node) && other.weights_on.contains(node) && (fits || other.warns)
+        let is_open = other.nodes.contains(node) && other.weights_on.contains(node);
+        is_open && !has_other_copy(&planned[node], key, other) && (fits || other.warns)
     });
     assert!(is_for_one, "{} was unloaded for nobody who could have its room; in use: {is_in_use}", before.key);
     world.figures.evictions += 1;
@@ -191,7 +192,7 @@ fn has_place(world: &World, key: &str) -> bool {
 }
 
 /// A new reservation: found with a pod, or made where it may be.
-fn may_come(world: &World, node: &str, after: &Reservation) {
+fn may_come(world: &World, (node, ledger): (&str, &[Reservation]), after: &Reservation) {
     let machine = &world.machines[node];
     let has_pod = world.processes.get(&after.key).is_some_and(|process| process.node == node);
     if has_pod {
@@ -205,6 +206,7 @@ fn may_come(world: &World, node: &str, after: &Reservation) {
     assert_eq!(after.terms.bytes.0, asked.needs(), "it is made with what is known now");
     let mut all = world.machines.iter().flat_map(|(name, machine)| machine.ledger.iter().map(move |held| (name, held)));
     assert!(!all.any(|(name, held)| held.key == after.key && name != node), "{} has two places", after.key);
+    assert!(!has_other_copy(ledger, &after.key, asked), "{node} gets two copies of {}", asked.model);
 }
 
 /// Before the operator makes a pod.
@@ -319,6 +321,11 @@ fn staying<'w>(
     ledger.iter().filter(stays).map(pair)
 }
 
+/// Whether another copy of the same model has a reservation in a ledger: then that node is not for this one.
+fn has_other_copy(ledger: &[Reservation], key: &str, asked: &Asked) -> bool {
+    ledger.iter().any(|held| held.model == asked.model && held.key != key)
+}
+
 fn fits_with(machine: &Machine, mut others: Vec<(u64, u64)>, asked: &Asked) -> bool {
     others.push((asked.needs(), asked.transient));
     fits(machine, &others)
@@ -341,6 +348,7 @@ pub fn could_have(world: &World) -> Vec<String> {
             world.machines.iter().any(|(node, machine)| {
                 let others: Vec<(u64, u64)> = staying(world, &machine.ledger, key, asked).collect();
                 let is_open = asked.nodes.contains(node) && asked.weights_on.contains(node);
+                let is_open = is_open && !has_other_copy(&machine.ledger, key, asked);
                 is_open && machine.is_healthy(world.now) && fits_with(machine, others, asked)
             })
         })

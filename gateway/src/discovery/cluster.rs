@@ -12,7 +12,7 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
 
 use super::table::{Availability, OnDemand, Route, RouteTable};
-use crate::backend::Backend;
+use crate::backend::{Backend, Runtime};
 
 /// The LocalModels of a cluster.
 #[derive(Clone)]
@@ -60,13 +60,14 @@ fn table(models: &[Arc<LocalModel>], channels: &mut Channels) -> RouteTable {
 }
 
 fn route(model: &LocalModel, channels: &mut Channels) -> Route {
-    let endpoint = endpoint(model);
-    let backend = endpoint.and_then(|endpoint| channels.get(endpoint));
-    let availability = match (availability(model), endpoint, &backend) {
-        (Availability::Ready, Some(endpoint), None) => {
-            Availability::Unavailable { message: format!("its endpoint {endpoint:?} is no address"), retry_after: None }
-        }
-        (availability, ..) => availability,
+    let endpoints = endpoints(model);
+    let backend = channels.get(&endpoints);
+    let availability = match (availability(model), &backend) {
+        (Availability::Ready, None) if !endpoints.is_empty() => Availability::Unavailable {
+            message: format!("its endpoint {:?} is no address", endpoints.join(", ")),
+            retry_after: None,
+        },
+        (availability, _) => availability,
     };
     Route {
         name: model.name_any(),
@@ -95,29 +96,49 @@ fn on_demand(model: &LocalModel) -> Option<OnDemand> {
     })
 }
 
-/// Channels by endpoint, so that a change of anything but the endpoint keeps the connection.
+/// Channels by endpoint, so that a change of anything but the endpoints keeps the connections.
 #[derive(Default)]
 struct Channels {
-    open: HashMap<String, Backend>,
+    open: HashMap<String, Runtime>,
+    /// By the endpoints of all copies.
+    backends: HashMap<Vec<String>, Backend>,
 }
 
 impl Channels {
-    fn get(&mut self, endpoint: &str) -> Option<Backend> {
-        if let Some(backend) = self.open.get(endpoint) {
+    /// Nothing if there is no endpoint, or one is no address.
+    fn get(&mut self, endpoints: &[String]) -> Option<Backend> {
+        if let Some(backend) = self.backends.get(endpoints) {
             return Some(backend.clone());
         }
-        let backend = Backend::at(endpoint).ok()?;
-        self.open.insert(endpoint.to_owned(), backend.clone());
+        let runtimes: Option<Vec<Runtime>> = endpoints.iter().map(|endpoint| self.runtime(endpoint)).collect();
+        let backend = runtimes.filter(|runtimes| !runtimes.is_empty()).map(Backend::of)?;
+        self.backends.insert(endpoints.to_owned(), backend.clone());
         Some(backend)
     }
 
+    fn runtime(&mut self, endpoint: &str) -> Option<Runtime> {
+        if let Some(runtime) = self.open.get(endpoint) {
+            return Some(runtime.clone());
+        }
+        let runtime = Runtime::at(endpoint).ok()?;
+        self.open.insert(endpoint.to_owned(), runtime.clone());
+        Some(runtime)
+    }
+
     fn keep_only(&mut self, models: &[Arc<LocalModel>]) {
-        self.open.retain(|open, _| models.iter().any(|model| endpoint(model) == Some(open)));
+        let used: Vec<Vec<String>> = models.iter().map(|model| endpoints(model)).collect();
+        self.backends.retain(|open, _| used.contains(open));
+        self.open.retain(|open, _| used.iter().any(|endpoints| endpoints.contains(open)));
     }
 }
 
-fn endpoint(model: &LocalModel) -> Option<&str> {
-    model.status.as_ref()?.endpoint.as_deref()
+/// Of several copies those that serve, since a connection to the Service would lead to the same one for ever; of an only
+/// one the Service, whose address stays when the pod is replaced.
+fn endpoints(model: &LocalModel) -> Vec<String> {
+    let Some(status) = &model.status else { return Vec::new() };
+    let serving = status.copies.iter().filter(|copy| copy.ready).filter_map(|copy| copy.address.clone());
+    let serving: Vec<String> = serving.collect();
+    if serving.is_empty() { status.endpoint.iter().cloned().collect() } else { serving }
 }
 
 fn aliases(model: &LocalModel) -> Vec<String> {

@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kindling_api::{
-    AGENT_AUDIENCE, AGENT_PORT, DIGEST_ANNOTATION, GRPC_PORT, GRPC_PORT_NAME, METRICS_PORT, METRICS_PORT_NAME,
-    RUNTIME_CONTAINER, TERMS_ANNOTATION,
+    AGENT_AUDIENCE, AGENT_PORT, DIGEST_ANNOTATION, GRPC_PORT, GRPC_PORT_NAME, KvCacheType, METRICS_PORT,
+    METRICS_PORT_NAME, RUNTIME_CONTAINER, TERMS_ANNOTATION,
 };
 use kindling_envelope::Bytes;
 use kindling_envelope::ledger::Terms;
@@ -184,6 +184,9 @@ fn runtime_args(model: &ValidatedModel, allotment: &Allotment, config: &Operator
     ];
     for (flag, value) in options {
         args.extend(value.into_iter().flat_map(|value| to_args(&[flag, &value.to_string()])));
+    }
+    if serving.kv_cache.kind == KvCacheType::Fp8 {
+        args.extend(to_args(&["--kv-type", "fp8"]));
     }
     if let Some(rate) = config.runtime_read_bytes_per_second {
         args.extend(to_args(&["--read-bytes-per-second", &rate.to_string()]));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use k8s_openapi::jiff::Timestamp;
 use kindling_api::{
-    Activation as AskedActivation, ConditionType, LocalModel, MODEL_LABEL, MemoryPolicy, NodeEnvelope,
+    Activation as AskedActivation, ConditionType, KvCacheType, LocalModel, MODEL_LABEL, MemoryPolicy, NodeEnvelope,
     NodeEnvelopeStatus, Reservation as Written,
 };
 use kindling_envelope::ledger::{
@@ -15,7 +15,7 @@ use kindling_envelope::ledger::{
 use kindling_envelope::{Bytes, Device, KvDtype, Model, Pool, Serving};
 use kube::ResourceExt;
 
-use super::ledger::{key, pod_terms, split_key, time, to_planned};
+use super::ledger::{key, pod_terms, time, to_planned};
 use super::read::{World, has_agent};
 use super::{Outcome, Room};
 use crate::backoff::{backoff_until, has_finished};
@@ -53,7 +53,10 @@ pub fn serving(asked: &kindling_api::Serving, model: &Model) -> Serving {
         concurrency: u64::from(asked.max_concurrency),
         pool: asked.kv_cache.tokens.map_or(Pool::Contexts(DEFAULT_CONTEXTS), |tokens| Pool::Tokens(u64::from(tokens))),
         max_batched_tokens: asked.max_batched_tokens.map_or(DEFAULT_BATCHED_TOKENS, u64::from),
-        kv_dtype: KvDtype::Bf16,
+        kv_dtype: match asked.kv_cache.kind {
+            KvCacheType::Auto | KvCacheType::Bf16 => KvDtype::Bf16,
+            KvCacheType::Fp8 => KvDtype::Fp8,
+        },
         // The only one that this version has.
         device: Device::Cpu,
     }
@@ -118,15 +121,16 @@ fn wish(
     Wished { wish, model: validated, asked }
 }
 
-/// Models whose pods ended for good, by uid, and when they are tried again.
+/// Copies whose pods ended for good by themselves, by key, and when they are tried again. Who was told to end has not
+/// failed.
 pub fn backoffs(world: &World, now: Timestamp) -> Vec<(String, Timestamp)> {
-    let ended = world.pods.iter().filter(|pod| has_finished(pod));
+    let ended = world.pods.iter().filter(|pod| has_finished(pod) && pod.metadata.deletion_timestamp.is_none());
     let until = ended.filter_map(|pod| {
         let owner = pod.owner_references().iter().find(|owner| owner.kind == "LocalModel")?;
         let model = world.models.iter().find(|model| model.uid().as_deref() == Some(owner.uid.as_str()))?;
         let ready = model.status.as_ref().and_then(|status| status.condition(ConditionType::Ready));
         let not_ready = ready.filter(|ready| ready.status != "True").map(|ready| ready.last_transition_time.0);
-        Some((owner.uid.clone(), backoff_until(pod, not_ready, now)))
+        Some((planned_pod(pod)?.key, backoff_until(pod, not_ready, now)))
     });
     until.collect()
 }
@@ -270,7 +274,7 @@ fn phase(pod: &Pod) -> PodPhase {
     }
 }
 
-/// What came out for each model, by its uid: of several copies, for the one that is furthest from serving.
+/// What came out for each copy, by its key.
 pub fn outcomes(situation: &Situation, wished: &[Wished], plan: &Plan) -> BTreeMap<String, Outcome> {
     let mut outcomes = BTreeMap::new();
     for wished in wished {
@@ -291,7 +295,7 @@ pub fn outcomes(situation: &Situation, wished: &[Wished], plan: &Plan) -> BTreeM
             failure: None,
             lesson: None,
         };
-        outcomes.entry(split_key(&wished.wish.key).0.to_owned()).or_insert(outcome);
+        outcomes.insert(wished.wish.key.clone(), outcome);
     }
     outcomes
 }

@@ -9,8 +9,8 @@ use kindling_proto::v1::get_model_info_response::State;
 use kindling_proto::v1::{EnsureModelResponse, GetModelInfoResponse};
 
 use crate::controller::Error;
-use crate::facts::FailureKind;
-use crate::observe::{Observed, Situation};
+use crate::facts::{FailureKind, Known};
+use crate::observe::{Observed, ObservedCopy, Situation};
 use crate::reason::Reason;
 use crate::validate::ValidateError;
 
@@ -27,13 +27,54 @@ pub struct Verdict {
     message: String,
 }
 
-/// Of a model whose spec is accepted: from its source to its readiness.
+/// Of a model whose spec is accepted: from its source to its readiness. Of several copies each condition is about the
+/// first of which it does not hold; the model is ready while any of them serves.
 pub fn of_observed(object: &LocalModel, observed: &Observed) -> Vec<Verdict> {
-    let resolved = resolved(observed);
-    let (downloaded, admitted) = (downloaded(object, observed), admitted(observed));
+    let mut copies: Vec<Vec<Verdict>> = observed.copies().map(|copy| of_copy(object, copy, &observed.known)).collect();
+    if copies.len() == 1 {
+        return copies.remove(0);
+    }
+    let of_condition = |condition| {
+        let of_copies: Vec<(usize, &Verdict)> = copies
+            .iter()
+            .enumerate()
+            .filter_map(|(copy, verdicts)| {
+                Some((copy, verdicts.iter().find(|verdict| verdict.condition == condition)?))
+            })
+            .collect();
+        let serving = of_copies.iter().filter(|(_, verdict)| verdict.status == ConditionStatus::True).count();
+        let with = |status| of_copies.iter().find(|(_, verdict)| verdict.status == status);
+        let worst = with(ConditionStatus::False).or_else(|| with(ConditionStatus::Unknown));
+        match worst {
+            None => of_copies.first().map(|(_, verdict)| (*verdict).clone()),
+            Some((copy, verdict)) if condition == ConditionType::Ready && serving > 0 => {
+                let Verdict { reason, message, .. } = verdict;
+                let all = copies.len();
+                let words =
+                    format!("{serving} of {all} copies answer requests; copy {copy}: {}: {message}", reason.as_str());
+                Some(Verdict { message: words, ..serves() })
+            }
+            Some((copy, verdict)) => {
+                Some(Verdict { message: format!("copy {copy}: {}", verdict.message), ..(*verdict).clone() })
+            }
+        }
+    };
+    ConditionType::ALL.into_iter().filter_map(of_condition).collect()
+}
+
+/// The reason that `Ready` would have, were this the only copy.
+pub fn ready_reason(object: &LocalModel, observed: &Observed, copy: &ObservedCopy) -> &'static str {
+    let verdicts = of_copy(object, copy, &observed.known);
+    let ready = verdicts.iter().find(|verdict| verdict.condition == ConditionType::Ready);
+    ready.map_or(Reason::Waiting, |ready| ready.reason).as_str()
+}
+
+fn of_copy(object: &LocalModel, copy: &ObservedCopy, known: &Known) -> Vec<Verdict> {
+    let resolved = resolved(known);
+    let (downloaded, admitted) = (downloaded(object, copy, known), admitted(copy, known));
     let before = [Some(&resolved), downloaded.as_ref(), admitted.as_ref()];
     let obstacle = before.into_iter().flatten().find(|verdict| verdict.status == ConditionStatus::False).cloned();
-    let [loaded, ready] = match (&observed.situation, obstacle) {
+    let [loaded, ready] = match (&copy.situation, obstacle) {
         (Situation::Unplaced, Some(obstacle)) => [
             Verdict::fails(ConditionType::Loaded, Reason::Waiting, "the weights and the memory come first"),
             Verdict::fails(ConditionType::Ready, obstacle.reason, &obstacle.message),
@@ -42,12 +83,12 @@ pub fn of_observed(object: &LocalModel, observed: &Observed) -> Vec<Verdict> {
         (Situation::Started { .. } | Situation::Replacing, Some(lost)) if lost.reason == Reason::NodeLost => {
             fails(ConditionType::Loaded, Reason::NodeLost, &lost.message)
         }
-        (situation, _) => of_pod(situation, observed),
+        (situation, _) => of_pod(situation, copy),
     };
     [Some(resolved), downloaded, admitted, Some(loaded), Some(ready)].into_iter().flatten().collect()
 }
 
-fn of_pod(situation: &Situation, observed: &Observed) -> [Verdict; 2] {
+fn of_pod(situation: &Situation, observed: &ObservedCopy) -> [Verdict; 2] {
     match situation {
         Situation::Started { is_ready } => of_started(*is_ready, observed.info.as_ref()),
         Situation::Crashed { message, restarts } => {
@@ -66,9 +107,9 @@ fn of_pod(situation: &Situation, observed: &Observed) -> [Verdict; 2] {
 }
 
 /// Whether the source is there and can be run.
-fn resolved(observed: &Observed) -> Verdict {
+fn resolved(known: &Known) -> Verdict {
     let fails = |reason, message: &str| Verdict::fails(ConditionType::Resolved, reason, message);
-    match (&observed.known.facts, &observed.known.failure) {
+    match (&known.facts, &known.failure) {
         (Some(facts), _) if !facts.not_runnable.is_empty() => {
             fails(Reason::NotRunnable, &format!("this version can't run it: {}", facts.not_runnable))
         }
@@ -81,14 +122,14 @@ fn resolved(observed: &Observed) -> Verdict {
 }
 
 /// Nothing while it is not known: what stood there stays.
-fn downloaded(object: &LocalModel, observed: &Observed) -> Option<Verdict> {
-    let outcome = observed.outcome.as_ref();
+fn downloaded(object: &LocalModel, copy: &ObservedCopy, known: &Known) -> Option<Verdict> {
+    let outcome = copy.outcome.as_ref();
     let waits_on = match outcome.map(|outcome| &outcome.verdict) {
-        Some(Placed::WaitingForWeights { nodes }) => observed.known.best_of(nodes).or_else(|| nodes.first().cloned()),
+        Some(Placed::WaitingForWeights { nodes }) => known.best_of(nodes).or_else(|| nodes.first().cloned()),
         _ => None,
     };
-    let node = observed.node.as_deref().or_else(|| outcome?.node.as_deref()).or(waits_on.as_deref());
-    let place = node.and_then(|node| observed.known.places.get(node));
+    let node = copy.node.as_deref().or_else(|| outcome?.node.as_deref()).or(waits_on.as_deref());
+    let place = node.and_then(|node| known.places.get(node));
     let fails = |reason, message: &str| Verdict::fails(ConditionType::Downloaded, reason, message);
     Some(match place.map(|place| (place.state(), place)) {
         Some((EnsureState::Absent, _)) if waits_on.is_some() => {
@@ -96,21 +137,19 @@ fn downloaded(object: &LocalModel, observed: &Observed) -> Option<Verdict> {
         }
         Some((EnsureState::Queued, _)) => fails(Reason::Downloading, "another download of the node comes first"),
         Some((EnsureState::Downloading, place)) => fails(Reason::Downloading, &download_progress(place)),
-        Some((EnsureState::Failed, place)) if observed.pod_name.is_none() => {
-            fails(Reason::DownloadFailed, &place.message)
-        }
+        Some((EnsureState::Failed, place)) if copy.pod_name.is_none() => fails(Reason::DownloadFailed, &place.message),
         Some(_) => on_node(object),
         // An operator that was restarted has not asked yet; a pod is made only where the weights are.
-        None if observed.pod_name.is_some() => on_node(object),
+        None if copy.pod_name.is_some() => on_node(object),
         None if waits_on.is_some() => fails(Reason::Waiting, "the node's agent is being asked"),
         None => return None,
     })
 }
 
 /// Whether memory is reserved, and if not, why. Nothing before the first round: what stood there stays.
-fn admitted(observed: &Observed) -> Option<Verdict> {
+fn admitted(copy: &ObservedCopy, known: &Known) -> Option<Verdict> {
     let condition = ConditionType::MemoryAdmitted;
-    let outcome = observed.outcome.as_ref()?;
+    let outcome = copy.outcome.as_ref()?;
     let words = outcome.verdict.to_string();
     let holds = |reason| Verdict::holds(condition, reason, &words);
     let fails = |reason| Verdict::fails(condition, reason, &words);
@@ -132,10 +171,11 @@ fn admitted(observed: &Observed) -> Option<Verdict> {
         }
         Placed::NoUsableNode { .. } => fails(Reason::NoUsableNode),
         Placed::NoNode => fails(Reason::NoNode),
+        Placed::OneCopyPerNode { .. } => fails(Reason::OneCopyPerNode),
         Placed::BackingOff { .. } => fails(Reason::RestartBackoff),
         Placed::Idle => fails(Reason::Idle),
         Placed::Suspended => fails(Reason::Suspended),
-        Placed::FactsUnknown => match &observed.known.failure {
+        Placed::FactsUnknown => match &known.failure {
             Some(failure) => {
                 let reason = match failure.kind {
                     FailureKind::NotFound | FailureKind::Invalid => Reason::FactsUnknown,
@@ -160,7 +200,7 @@ fn download_progress(place: &EnsureModelResponse) -> String {
 /// serving, and the model stays ready for as long as it does. Without such a pod the model is not ready.
 pub fn of_refusal(refusal: &ValidateError, is_serving: bool) -> Vec<Verdict> {
     let [refused, not_ready] = fails(ConditionType::Resolved, refusal.reason(), &refusal.to_string());
-    vec![refused, if is_serving { serving() } else { not_ready }]
+    vec![refused, if is_serving { serves() } else { not_ready }]
 }
 
 /// Of a model that could not be looked at or written. A model that serves goes on serving, so it stays ready.
@@ -192,7 +232,7 @@ fn of_started(is_ready: bool, info: Option<&GetModelInfoResponse>) -> [Verdict; 
     let not_ready = |reason, message| Verdict::fails(ConditionType::Ready, reason, message);
     match info.map(GetModelInfoResponse::state) {
         Some(State::Draining) => [loaded(), not_ready(Reason::Draining, "the runtime finishes its requests and ends")],
-        _ if is_ready => [loaded(), serving()],
+        _ if is_ready => [loaded(), serves()],
         Some(State::Ready) => [
             loaded(),
             not_ready(Reason::AwaitingReadiness, "the model is loaded; waiting for the pod's readiness probe"),
@@ -237,7 +277,7 @@ fn on_node(object: &LocalModel) -> Verdict {
     }
 }
 
-fn serving() -> Verdict {
+fn serves() -> Verdict {
     Verdict::holds(ConditionType::Ready, Reason::Serving, "requests are answered")
 }
 

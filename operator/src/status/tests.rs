@@ -30,7 +30,8 @@ fn in_situation(situation: Situation, info: Option<GetModelInfoResponse>) -> Res
     let pod_name = (situation != Situation::Unplaced).then(|| "smollm2-0".to_owned());
     let endpoint = Some("10.96.0.7:50051".to_owned());
     let outcome = Some(outcome(Verdict::Admitted { node: "spark-1".to_owned(), state: State::Loading }));
-    Ok(Observed { situation, info, outcome, pod_name, endpoint, ..Observed::default() })
+    let first = ObservedCopy { situation, info, outcome, pod_name, ..ObservedCopy::default() };
+    Ok(Observed { first, endpoint, ..Observed::default() })
 }
 
 fn outcome(verdict: Verdict) -> Outcome {
@@ -46,7 +47,8 @@ fn outcome(verdict: Verdict) -> Outcome {
 }
 
 fn unplaced(verdict: Verdict) -> Result<Observed, Error> {
-    Ok(Observed { outcome: Some(outcome(verdict)), ..Observed::default() })
+    let first = ObservedCopy { outcome: Some(outcome(verdict)), ..ObservedCopy::default() };
+    Ok(Observed { first, ..Observed::default() })
 }
 
 fn info(state: Phase) -> GetModelInfoResponse {
@@ -125,6 +127,7 @@ fn every_verdict_has_its_line_and_its_words() {
         (unusable(Unusable::NoAgent), "NoAgent", "spark-1 has no agent"),
         (unusable(Unusable::Pressure), "NoUsableNode", "spark-1 runs out of memory"),
         (Verdict::NoNode, "NoNode", "no node"),
+        (Verdict::OneCopyPerNode { nodes: vec!["spark-1".to_owned()] }, "OneCopyPerNode", "spark-1 has one"),
         (Verdict::Idle, "Idle", "no request"),
         (Verdict::Suspended, "Suspended", "suspended"),
         (Verdict::FactsUnknown, "FactsUnknown", "being asked what it takes"),
@@ -146,7 +149,7 @@ fn change_that_does_not_fit_leaves_the_model_serving_and_is_said() {
     let misfit = Misfit { node: "spark-1".to_owned(), shortfall, alternatives: Alternatives::default() };
     let verdict = Verdict::ChangeRefused { misfit: Box::new(misfit) };
     let mut observed = in_situation(Situation::Started { is_ready: true }, Some(info(Phase::Ready))).unwrap();
-    observed.outcome = Some(outcome(verdict));
+    observed.first.outcome = Some(outcome(verdict));
     let status = compute(&model(), &Ok(observed), at(1));
     assert_eq!(line(&status), "T:Accepted T:Downloaded F:ChangeDoesNotFit T:Loaded T:Serving");
 }
@@ -186,7 +189,7 @@ fn operator_that_knows_nothing_yet_leaves_what_stood_there() {
     let serving = in_situation(Situation::Started { is_ready: true }, Some(info(Phase::Ready)));
     object.status = Some(compute(&object, &serving, at(1)));
     let mut observed = in_situation(Situation::Started { is_ready: true }, None).unwrap();
-    observed.outcome = None;
+    observed.first.outcome = None;
     assert_eq!(Some(compute(&object, &Ok(observed), at(2))), object.status);
 }
 
@@ -289,7 +292,9 @@ fn what_was_learned_outlives_a_changed_spec_and_a_refusal() {
     let observed = |lesson: Option<LearnedTerms>| {
         let verdict = Verdict::Admitted { node: "spark-1".to_owned(), state: State::Resident };
         let outcome = Some(Outcome { lesson, ..outcome(verdict) });
-        Ok(Observed { situation: Situation::Started { is_ready: true }, outcome, ..Observed::default() })
+        let situation = Situation::Started { is_ready: true };
+        let first = ObservedCopy { situation, outcome, ..ObservedCopy::default() };
+        Ok(Observed { first, ..Observed::default() })
     };
     let learned = |object: &LocalModel| object.status.clone().unwrap().envelope.unwrap().learned;
     let mut object = model();
@@ -302,4 +307,41 @@ fn what_was_learned_outlives_a_changed_spec_and_a_refusal() {
         object.status = Some(compute(&object, &outcome, at(3)));
         assert_eq!(learned(&object), Some(lesson(7)));
     }
+}
+
+#[test]
+fn model_of_several_copies_is_ready_while_one_serves_and_says_what_the_others_wait_for() {
+    let busy = Busy { node: "spark-2".to_owned(), shortfall: None, who: Vec::new() };
+    let waiting = ObservedCopy {
+        outcome: Some(outcome(Verdict::WaitingForMemory { nodes: vec![busy], behind: Vec::new() })),
+        ..ObservedCopy::default()
+    };
+    let mut observed = in_situation(Situation::Started { is_ready: true }, Some(info(Phase::Ready))).unwrap();
+    observed.first.node = Some("spark-1".to_owned());
+    observed.first.address = Some("10.0.0.7:50051".to_owned());
+    observed.others = vec![waiting];
+    let status = compute(&model(), &Ok(observed.clone()), at(1));
+    assert_eq!(line(&status), "T:Accepted T:Downloaded F:WaitingForMemory F:Waiting T:Serving");
+    let words = "1 of 2 copies answer requests; copy 1: WaitingForMemory: spark-2: what is free is kept";
+    assert_eq!(status.condition(ConditionType::Ready).unwrap().message, words);
+    assert_eq!((status.replicas, status.ready_replicas, status.node.as_deref()), (1, 1, Some("spark-1")));
+    let addresses: Vec<_> = status.copies.iter().map(|copy| (copy.ready, copy.address.as_deref())).collect();
+    assert_eq!(addresses, [(true, Some("10.0.0.7:50051")), (false, None)]);
+    assert_eq!(status.copies[1].reason, "WaitingForMemory");
+    assert!(has_facts_in(&status), "the one that serves has told them");
+
+    // The other one serves, and the first does not any more.
+    let mut served = observed.first.clone();
+    served.node = Some("spark-2".to_owned());
+    observed.others = vec![served];
+    observed.first.situation = Situation::Crashed { message: "words".to_owned(), restarts: 1 };
+    let status = compute(&model(), &Ok(observed.clone()), at(2));
+    assert_eq!(line(&status), "T:Accepted T:Downloaded T:Reserved F:CrashLoop T:Serving");
+    assert_eq!((status.replicas, status.ready_replicas, status.node.as_deref()), (2, 1, Some("spark-1, spark-2")));
+    assert!(status.condition(ConditionType::Loaded).unwrap().message.starts_with("copy 0: "));
+
+    observed.others[0].situation = Situation::Pending;
+    let status = compute(&model(), &Ok(observed), at(3));
+    assert_eq!(line(&status), "T:Accepted T:Downloaded T:Reserved F:CrashLoop F:CrashLoop");
+    assert_eq!(status.ready_replicas, 0);
 }

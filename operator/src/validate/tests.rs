@@ -114,13 +114,8 @@ fn rejects_a_device_of_another_build() {
 }
 
 #[test]
-fn rejects_more_replicas_than_one() {
-    assert_eq!(refusal(|object| object.spec.replicas = 2), ValidateError::Replicas { replicas: 2 });
-}
-
-#[test]
 fn rejects_a_name_that_somebody_else_has() {
-    let pod = References { pod: Existing::Foreign, ..References::default() };
+    let pod = References { pods: vec![Existing::None, Existing::Foreign], ..References::default() };
     let service = References { service: Existing::Foreign, ..References::default() };
     let service_account = References { service_account: Existing::Foreign, ..References::default() };
     for references in [pod, service, service_account] {
@@ -131,5 +126,5 @@ fn rejects_a_name_that_somebody_else_has() {
 
 #[test]
 fn longest_name_leaves_room_for_the_pods_suffix() {
-    const { assert!(MAX_NAME_LENGTH + "-0".len() <= 63) }
+    const { assert!(MAX_NAME_LENGTH + "-31".len() <= 63) }
 }

@@ -136,12 +136,102 @@ fn a_node_of_no_use_takes_nothing_and_it_is_said_why() {
     }
 }
 
-#[test]
-fn copies_are_spread_and_share_a_node_only_where_they_must() {
+/// Three copies of a model, and the nodes `n1` and `n2`.
+fn copies() -> Vec<Wish> {
     let copy = |number: u64| Wish { model: "a".to_owned(), ..wish(&format!("a-{number}"), 20) };
-    let mut cluster = Cluster::new(&["n1", "n2"], vec![copy(0), copy(1), copy(2)]);
+    vec![copy(0), copy(1), copy(2)]
+}
+
+#[test]
+fn copies_are_spread_and_no_two_share_a_node() {
+    let mut cluster = Cluster::new(&["n1", "n2"], copies());
     cluster.settle();
-    assert_eq!((cluster.held("n1").len(), cluster.held("n2").len()), (2, 1));
+    assert_eq!((cluster.held("n1").len(), cluster.held("n2").len()), (1, 1));
+    let nodes = vec!["n1".to_owned(), "n2".to_owned()];
+    assert_eq!(*cluster.verdict("a-2"), Verdict::OneCopyPerNode { nodes });
+    cluster.situation.wishes.retain(|wish| wish.key != "a-0");
+    cluster.settle();
+    assert!(cluster.verdict("a-2").node().is_some(), "there is room for it now");
+}
+
+#[test]
+fn nothing_is_unloaded_for_a_copy_where_another_comes() {
+    let mut cluster = Cluster::new(&["n1"], vec![on_demand("b", 60)]);
+    cluster.request("b");
+    cluster.settle();
+    cluster.answer("b");
+    cluster.wait(100);
+    cluster.situation.wishes.extend(copies().into_iter().map(|copy| Wish { need: Some(need(45)), ..copy }));
+    cluster.settle();
+    let placed = ["a-0", "a-1", "a-2"].map(|key| cluster.verdict(key).node().is_some());
+    assert_eq!(placed, [true, false, false]);
+    assert_eq!(cluster.held("n1").len(), 1);
+}
+
+#[test]
+fn copies_are_changed_one_after_the_other() {
+    let mut cluster = Cluster::new(&["n1", "n2"], copies());
+    cluster.settle();
+    for wish in &mut cluster.situation.wishes {
+        wish.need = Some(Need { fingerprint: "otherwise".to_owned(), ..need(30) });
+    }
+    for _ in 0..60 {
+        cluster.step();
+        let serve = cluster.situation.pods.iter().filter(|pod| pod.phase == PodPhase::Ready).count();
+        assert!(serve >= 1, "one of them always serves");
+        // What is made now is ready a step later.
+        let ready: Vec<String> = cluster.situation.pods.iter().map(|pod| pod.key.clone()).collect();
+        cluster.measure();
+        cluster.step();
+        cluster.measure();
+        for pod in cluster.situation.pods.iter_mut().filter(|pod| ready.contains(&pod.key)) {
+            pod.phase = PodPhase::Ready;
+        }
+    }
+    let held = cluster.situation.nodes.iter().flat_map(|node| &node.reservations);
+    assert_eq!(held.map(|held| held.terms.fingerprint.as_str()).collect::<Vec<_>>(), ["otherwise", "otherwise"]);
+}
+
+#[test]
+fn copy_that_failed_as_it_is_asked_to_be_now_keeps_the_other_as_it_is() {
+    let mut cluster = Cluster::new(&["n1", "n2"], copies());
+    cluster.settle();
+    let (tried_again, now) = (cluster.situation.now.after(Duration::from_secs(300)), cluster.situation.now);
+    for wish in &mut cluster.situation.wishes {
+        wish.need = Some(Need { fingerprint: "otherwise".to_owned(), ..need(30) });
+    }
+    cluster.wish("a-0").not_before = Some(tried_again);
+    while cluster.situation.now < now.after(Duration::from_secs(290)) {
+        cluster.step();
+        cluster.measure();
+        assert!(cluster.situation.pods.iter().any(|pod| pod.phase == PodPhase::Ready), "the other one serves");
+    }
+    cluster.wait(20);
+    cluster.settle();
+    let held = cluster.situation.nodes.iter().flat_map(|node| &node.reservations);
+    assert_eq!(held.map(|held| held.terms.fingerprint.as_str()).collect::<Vec<_>>(), ["otherwise", "otherwise"]);
+}
+
+#[test]
+fn change_that_does_not_come_up_leaves_the_other_copy_alone() {
+    let mut cluster = Cluster::new(&["n1", "n2"], copies());
+    cluster.settle();
+    let all = |cluster: &mut Cluster, fingerprint: &str| {
+        for wish in &mut cluster.situation.wishes {
+            wish.need = Some(Need { fingerprint: fingerprint.to_owned(), ..need(30) });
+        }
+    };
+    all(&mut cluster, "does not come up");
+    for _ in 0..200 {
+        cluster.step();
+        cluster.measure();
+    }
+    let serve = cluster.situation.pods.iter().filter(|pod| pod.phase == PodPhase::Ready).count();
+    assert_eq!((serve, cluster.situation.pods.len()), (1, 2));
+    all(&mut cluster, "comes up");
+    cluster.settle();
+    let held = cluster.situation.nodes.iter().flat_map(|node| &node.reservations);
+    assert_eq!(held.map(|held| held.terms.fingerprint.as_str()).collect::<Vec<_>>(), ["comes up", "comes up"]);
 }
 
 #[test]

@@ -145,7 +145,7 @@ fn decided(object: &LocalModel, last: &LastRound) -> Decision {
 
 #[test]
 fn what_is_deleted_or_unchanged_is_let_in_even_if_it_would_be_denied_now() {
-    let mut object = asked(json!({ "replicas": 2 }));
+    let mut object = asked(json!({ "placement": { "device": "Cuda" } }));
     let denied = decide(&object, None, &config(), nothing, None);
     assert!(matches!(denied, Decision::Denied(_)), "{denied:?}");
     let mut relabelled = object.clone();
@@ -170,7 +170,6 @@ fn what_no_cluster_can_make_good_is_denied_in_the_words_of_the_condition() {
         asked(json!({ "source": { "hf": { "repo": "--option" } } })),
         asked(json!({ "source": { "hostPath": { "path": "/etc/shadow" } } })),
         asked(json!({ "placement": { "device": "Cuda" } })),
-        asked(json!({ "replicas": 2 })),
     ];
     for object in refused {
         let words = validate(&object, &References::default(), &config()).unwrap_err().to_string();
