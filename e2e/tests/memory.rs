@@ -1,6 +1,7 @@
 //! A model starts only if it fits: on a machine of 1 GiB, as the agents are told.
 #![allow(clippy::print_stdout, reason = "what a story sees is printed")]
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -110,7 +111,7 @@ fn swap(stage: &Stage) {
     let releases: Vec<&str> = swapped.lines().filter(|line| line.contains("Release(For")).collect();
     println!("{} swap(s) for 9 requests of 3 users", releases.len());
     assert!((1..=6).contains(&releases.len()), "{releases:#?}");
-    println!("from the end of one's pod to the next one's reservation: {waits:.1?}");
+    println!("from the last of one's pod to the next one's reservation: {waits:.1?}");
     assert!(!waits.is_empty(), "no swap was seen");
     // The memory of a process that ended comes back after SLOW_RETURN, and pods end a moment after their processes.
     assert!(
@@ -125,20 +126,22 @@ fn ledger(stage: &Stage) -> Vec<Value> {
     envelopes["items"][0]["spec"]["reservations"].as_array().cloned().unwrap_or_default()
 }
 
-/// Of each swap: how long after the pod of one was gone the ledger promised memory to the next.
+/// Of each swap: how long after the pod of one was last there the ledger promised memory to the next. By what Kubernetes
+/// shows of pods, not by what the ledger says of them.
 fn waits_for_memory(stage: &Stage, is_over: &AtomicBool) -> Vec<Duration> {
-    let (mut waits, mut gone_since, mut before) = (Vec::new(), None, Vec::new());
+    let (mut waits, mut last_there, mut before) = (Vec::new(), BTreeMap::<String, Instant>::new(), Vec::new());
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     while !is_over.load(Ordering::Relaxed) {
-        let held = ledger(stage);
-        let comes = |held: &Value| held["state"] == "Pending" || held["state"] == "Loading";
-        let names = held.iter().filter(|held| comes(held)).map(|held| held["model"].clone()).collect::<Vec<_>>();
-        if gone_since.is_none() && held.iter().any(|held| held["podGoneAt"].is_string()) {
-            gone_since = Some(Instant::now());
+        for pod in stage.list("pods") {
+            last_there.insert(text(&pod["metadata"]["labels"]["kindling.dev/model"]), Instant::now());
         }
-        if names.iter().any(|name| !before.contains(name)) {
-            waits.extend(gone_since.take().map(|since: Instant| since.elapsed()));
+        let comes = |held: &&Value| held["state"] == "Pending" || held["state"] == "Loading";
+        let coming: Vec<String> = ledger(stage).iter().filter(comes).map(|held| text(&held["model"])).collect();
+        for model in coming.iter().filter(|model| !before.contains(*model)) {
+            let others = last_there.iter().filter(|(other, _)| !model.ends_with(&format!("/{other}")));
+            waits.extend(others.map(|(_, there)| there.elapsed()).min());
         }
-        before = names;
+        before = coming;
         std::thread::sleep(Duration::from_millis(100));
     }
     waits

@@ -199,6 +199,7 @@ impl FactsCache {
         tokio::spawn(async move {
             let message = EnsureModelRequest { source: Some(to_source(&weights)), look_only };
             let answer = cache.agents.ensure(address, message).await;
+            let mut is_under_way = false;
             cache.end(&key(&weights), &question, |known| {
                 let answer = answer.unwrap_or_else(|status| EnsureModelResponse {
                     state: State::Failed.into(),
@@ -211,9 +212,15 @@ impl FactsCache {
                     State::Absent => Duration::ZERO,
                     _ => POLL,
                 };
+                is_under_way = again == POLL;
                 known.places.insert(node, answer);
                 Some(again)
             });
+            if is_under_way {
+                // Nothing else may happen until then, and whoever waits wants to see how far it is.
+                tokio::time::sleep(POLL).await;
+                cache.changed.notify_one();
+            }
         });
     }
 

@@ -117,8 +117,9 @@ fn agent(objects: &[Value]) -> &Value {
 }
 
 #[test]
-fn agent_is_on_the_network_of_its_node_and_writes_only_the_cache() {
-    let settings = ["allowedHostPathPrefixes={/srv/models,/data}", "agent.procfsRoot=/srv/simulated"];
+fn agent_is_on_the_network_of_its_node_and_writes_only_the_cache_and_what_goes_with_its_pod() {
+    let settings =
+        ["cache.hostPath=/srv/cache", "allowedHostPathPrefixes={/srv/models,/data}", "agent.procfsRoot=/srv/simulated"];
     let Some(objects) = render(&settings) else { return };
     let pod = agent(&objects);
     assert_eq!((&pod["hostNetwork"], &pod["dnsPolicy"]), (&json!(true), &json!("ClusterFirstWithHostNet")));
@@ -126,10 +127,14 @@ fn agent_is_on_the_network_of_its_node_and_writes_only_the_cache() {
     let is_writable = |mount: &&Value| mount.get("readOnly") != Some(&json!(true));
     let mounts = container["volumeMounts"].as_array().unwrap();
     let writable: Vec<_> = mounts.iter().filter(is_writable).map(|mount| &mount["mountPath"]).collect();
-    assert_eq!((mounts.len(), writable), (4, vec![&json!("/cache")]));
+    // The cache by the node's own name for it: messages have it.
+    assert_eq!((mounts.len(), writable), (5, vec![&json!("/srv/cache"), &json!("/tmp")]));
+    let tmp = pod["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "tmp").unwrap();
+    assert_eq!(tmp["emptyDir"], json!({"sizeLimit": "1Gi"}));
     let args = container["args"].to_string();
     for arg in [
         "--listen=$(HOST_IP):9402",
+        "--cache=/srv/cache",
         "--allowed-host-path-prefix=/srv/models",
         "--allowed-host-path-prefix=/data",
         "--procfs-root=/simulated/proc",

@@ -44,8 +44,8 @@ pub enum EnsureError {
     Download(#[from] DownloadError),
     /// There is no room.
     #[error(
-        "{source_name} needs {needed} more on the disk of {folder}, of which {free} are free and {SPARE} stay so; make \
-         room, or move the cache to a larger disk"
+        "{source_name} needs {needed} more on the disk of {folder} of {node}, of which {free} are free and {SPARE} stay \
+         so: {} are missing; make room, or move the cache to a larger disk", (*needed + SPARE).saturating_sub(*free)
     )]
     NoSpace {
         /// Which model.
@@ -56,6 +56,8 @@ pub enum EnsureError {
         free: Bytes,
         /// Where.
         folder: String,
+        /// On which node.
+        node: String,
     },
     /// Nobody knows whether there is room.
     #[error("the free space of {folder} can't be read: {cause}")]
@@ -76,6 +78,8 @@ pub struct Store {
     pub hub: Hub,
     /// How long files stay that no LocalModel names.
     pub keep_unnamed: Duration,
+    /// The node's name, for messages.
+    pub node_name: String,
     /// What runs on this node, of which nothing is taken away.
     pub node: channel::Receiver<Snapshot>,
 }
@@ -88,6 +92,7 @@ pub struct Downloads {
 struct Shared {
     downloader: Downloader,
     keep_unnamed: Duration,
+    node_name: String,
     node: channel::Receiver<Snapshot>,
     keeper: Mutex<Keeper>,
     figures: Arc<CacheFigures>,
@@ -116,11 +121,11 @@ impl Downloads {
     }
 
     fn with_free_space(store: Store, shutdown: CancellationToken, free: fn(&Path) -> io::Result<Bytes>) -> Self {
-        let Store { cache, hub, keep_unnamed, node } = store;
+        let Store { cache, hub, keep_unnamed, node_name, node } = store;
         let downloader = Downloader { cache, hub, settings: Settings::default() };
         let (keeper, figures, jobs) = (Mutex::default(), Arc::default(), Mutex::new(HashMap::new()));
         let turn = Semaphore::new(1);
-        let shared = Shared { downloader, keep_unnamed, node, keeper, figures, free, turn, jobs, shutdown };
+        let shared = Shared { downloader, keep_unnamed, node_name, node, keeper, figures, free, turn, jobs, shutdown };
         Self { shared: Arc::new(shared) }
     }
 
@@ -189,7 +194,9 @@ impl Downloads {
             tracked.asked = Instant::now();
             return Ok(tracked.response.clone());
         }
-        let response = EnsureModelResponse { state: State::Queued.into(), ..EnsureModelResponse::default() };
+        let is_first = self.shared.turn.available_permits() > 0;
+        let state = if is_first { State::Downloading } else { State::Queued };
+        let response = EnsureModelResponse { state: state.into(), ..EnsureModelResponse::default() };
         jobs.insert(job.clone(), Tracked { response: response.clone(), asked: Instant::now() });
         let shared = self.shared.clone();
         // Hashing and writing block, and nothing may hold up the watch over the memory.
@@ -277,8 +284,8 @@ impl Shared {
             found = free()?;
         }
         if !is_enough(found) {
-            let source_name = job.source.to_string();
-            return Err(EnsureError::NoSpace { source_name, needed, free: found, folder: folder() });
+            let (source_name, node) = (job.source.to_string(), self.node_name.clone());
+            return Err(EnsureError::NoSpace { source_name, needed, free: found, folder: folder(), node });
         }
         Ok(())
     }

@@ -128,7 +128,8 @@ pub async fn run_with(
     let stop = shutdown.child_token();
     let (desk, handle, snapshots) = Desk::new(reader, reading, floors);
     let (cache, hub) = (Cache::at(&config.cache), Hub::from_environment());
-    let store = Store { cache, hub, keep_unnamed: config.keep_unnamed, node: snapshots.clone() };
+    let (keep_unnamed, node_name) = (config.keep_unnamed, config.node.clone());
+    let store = Store { cache, hub, keep_unnamed, node_name, node: snapshots.clone() };
     let downloads = Arc::new(Downloads::new(store, stop.clone()));
     let metrics = Metrics::new(downloads.figures()).map_err(RunError::RegisterMetrics)?;
     let counted = downloads.clone();

@@ -118,7 +118,8 @@ impl Node {
         let (desk, handle, snapshots) = Desk::new(reader, reading, Floors::above(Bytes::gib(8)));
         let shutdown = CancellationToken::new();
         let (cache, hub) = (Cache::at(folder.join("cache")), Hub::new("http://127.0.0.1:9", None));
-        let store = Store { cache, hub, keep_unnamed: Duration::ZERO, node: snapshots.clone() };
+        let (keep_unnamed, node_name) = (Duration::ZERO, NODE.to_owned());
+        let store = Store { cache, hub, keep_unnamed, node_name, node: snapshots.clone() };
         let service = AgentService {
             gate: Gate::new(Arc::new(FakeCluster), NODE, OPERATOR),
             desk: handle.clone(),

@@ -4,12 +4,19 @@ use std::time::Duration;
 
 use kindling_agent::cache::Cache;
 use kindling_agent::download::{Downloader, Progress, Settings};
+use kindling_agent::hub::Hub;
 use kindling_agent::source::HubSource;
 
 use super::{FILE, MIB, Server};
 
 pub fn source() -> HubSource {
     "hf:org/repo".parse().unwrap()
+}
+
+impl Server {
+    pub fn hub(&self) -> Hub {
+        Hub::new(&self.address, Some("token".to_owned()))
+    }
 }
 
 /// A cache that goes when it is dropped, and what fills it.

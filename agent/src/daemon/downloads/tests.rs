@@ -63,8 +63,9 @@ impl Test {
         let shutdown = CancellationToken::new();
         let client = Hub::new(&format!("http://{address}"), None);
         let (node, seen) = node();
+        let keep_unnamed = Duration::from_secs(3600);
         let store =
-            Store { cache: Cache::at(&folder), hub: client, keep_unnamed: Duration::from_secs(3600), node: seen };
+            Store { cache: Cache::at(&folder), hub: client, keep_unnamed, node_name: "spark-1".into(), node: seen };
         let downloads = Downloads::with_free_space(store, shutdown.clone(), free);
         Self { hub, downloads, folder, node, _scratch: scratch, _stop: shutdown.drop_guard() }
     }
@@ -148,7 +149,8 @@ async fn a_full_disk_is_told_before_a_byte_is_written() {
     let test = Test::start("full", |_| Ok(SPARE)).await;
     let failed = test.until("a", State::Failed).await;
     assert!(failed.message.starts_with("hf:org/a@main needs 0.00 MiB more on the disk of "), "{}", failed.message);
-    assert!(failed.message.contains("512.00 MiB are free and 512.00 MiB stay so"), "{}", failed.message);
+    let words = " of spark-1, of which 512.00 MiB are free and 512.00 MiB stay so: 0.00 MiB are missing; make room";
+    assert!(failed.message.contains(words), "{}", failed.message);
     assert!(!test.folder.join("models").exists());
 }
 
