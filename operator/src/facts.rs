@@ -201,6 +201,11 @@ impl FactsCache {
             let answer = cache.agents.ensure(address, message).await;
             let mut is_under_way = false;
             cache.end(&key(&weights), &question, |known| {
+                // An agent that is replaced goes on where it was: what it said last stands until it can be asked.
+                let is_away = answer.as_ref().is_err_and(|status| status.code() == Code::Unavailable);
+                if is_away && known.places.contains_key(&node) {
+                    return Some(RETRY);
+                }
                 let answer = answer.unwrap_or_else(|status| EnsureModelResponse {
                     state: State::Failed.into(),
                     message: status.message().to_owned(),
