@@ -655,6 +655,25 @@ async fn node_that_was_removed_takes_its_ledger_along_and_the_model_goes_elsewhe
     assert!(scenario.api.get(POD).unwrap().to_string().contains("spark-2"));
 }
 
+/// Its name would keep the model from starting elsewhere, and Kubernetes removes those alone that were bound.
+#[tokio::test]
+async fn pod_that_was_never_bound_to_a_node_that_is_gone_is_removed() {
+    for is_bound in [false, true] {
+        let scenario = Scenario::new();
+        scenario.settle().await.unwrap();
+        let mut pod = scenario.api.get(POD).unwrap();
+        if is_bound {
+            pod["spec"]["nodeName"] = json!("spark-1");
+        }
+        scenario.api.put(POD, pod);
+        scenario.api.remove("/api/v1/nodes/spark-1");
+        scenario.api.take_writes();
+        scenario.settle().await.unwrap();
+        let is_removed = scenario.api.take_writes().contains(&"DELETE pods/smollm2-0".to_owned());
+        assert_eq!(is_removed, !is_bound);
+    }
+}
+
 #[tokio::test]
 async fn model_on_a_lost_node_says_so() {
     let scenario = Scenario::new();

@@ -110,7 +110,7 @@ fn system_tests(report: &mut Report) -> anyhow::Result<()> {
 }
 
 /// The stories that a cluster of one node is enough for.
-const ONE_NODE: [&str; 6] = ["serve", "refusals", "recovery", "memory", "crashes", "downloads"];
+const ONE_NODE: [&str; 7] = ["serve", "refusals", "recovery", "memory", "crashes", "downloads", "random_sets"];
 
 fn on_cluster(report: &mut Report, kindling: &str, nodes: &str, stories: &[&str]) -> anyhow::Result<()> {
     run(&mut this(&["cluster", "up", "--nodes", nodes, "--image-binary", kindling]))?;

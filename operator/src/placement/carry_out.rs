@@ -10,9 +10,9 @@ use kindling_envelope::ledger::{Plan, PodStep, Reservation, State};
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
 
-use super::ledger::{split_key, to_planned, to_written};
+use super::ledger::{pod_terms, split_key, to_planned, to_written};
 use super::read::World;
-use super::situation::Wished;
+use super::situation::{Wished, planned_pod};
 use super::volumes;
 use crate::build::{Allotment, pod, pod_name};
 use crate::config::OperatorConfig;
@@ -118,6 +118,11 @@ pub async fn carry_out(
         };
         if let Err(error) = taken {
             failures.pods.insert(key.clone(), error);
+        }
+    }
+    for pod in world.pods.iter().filter(|pod| is_stranded(world, pod)) {
+        if let (Err(error), Some(planned)) = (delete_pod(client, pod).await, planned_pod(pod)) {
+            failures.pods.insert(planned.key, error);
         }
     }
     failures.pods.extend(volumes::repair(client, config, (world, wished)).await);
@@ -236,6 +241,18 @@ async fn delete(client: &Client, world: &World, node: &str, key: &str) -> Result
         tracing::debug!(node, key, "the pod to be deleted is gone");
         return Ok(());
     };
+    delete_pod(client, pod).await
+}
+
+/// Whether a pod is for a node that is no part of the cluster any more and was never bound to it: Kubernetes removes those
+/// alone that were bound, and its name would keep its copy from starting elsewhere.
+fn is_stranded(world: &World, pod: &Pod) -> bool {
+    let is_bound = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+    let is_told_to_go = pod.metadata.deletion_timestamp.is_some();
+    !is_bound && !is_told_to_go && pod_terms(pod).is_some_and(|terms| world.node(&terms.node).is_none())
+}
+
+async fn delete_pod(client: &Client, pod: &Pod) -> Result<(), PlacementError> {
     let name = pod.name_any();
     let api = Api::<Pod>::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
     let preconditions = Preconditions { uid: pod.uid(), resource_version: None };
