@@ -18,8 +18,9 @@ use crate::{agent, publish};
 pub const PLAYED: &str = "kindling.dev/played";
 /// What people do goes on for so long.
 const BUSY: Duration = Duration::from_secs(6);
-/// Whoever waits without need for so long, waits for ever.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Whoever waits without need for so long, waits for ever. A release that nothing can be compared with lasts 120 s, and its
+/// model keeps the room to which it comes back.
+const PATIENCE: Duration = Duration::from_secs(180);
 const WORTH_TELLING: Duration = Duration::from_secs(15);
 
 pub struct Set {
