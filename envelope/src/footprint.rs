@@ -12,6 +12,8 @@ const CPU_PROGRAM: Bytes = Bytes::mib(16);
 const VOCABULARY_ENTRY: u64 = 300;
 /// Of an entry of the vocabulary for each sequence: its logit, and what the sampler makes of it.
 const LOGIT: u64 = 10;
+/// Of a block of the KV cache: who holds it, the hash of its tokens, its places in the tables of what is free and cached.
+const BLOCK_RECORD: u64 = 160;
 /// Where nobody says how large a vocabulary is, it is as large as the largest that is common.
 const LARGEST_VOCABULARY: u64 = 262_144;
 /// Eight readers at most have a stage of 4 MiB each.
@@ -78,20 +80,20 @@ impl Model {
             weights: self.weights,
             kv_cache: self.cache.iter().map(|layers| layers.bytes(serving)).sum(),
             activations,
-            runtime: serving.device.process(self.vocabulary, serving.concurrency),
+            runtime: serving.device.process(self.vocabulary, serving.concurrency, serving.pool_blocks()),
             load_transient: serving.device.load_transient(self.largest_tensor),
         }
     }
 }
 
 impl Device {
-    /// Of a process beside its weights, cache and activations: program, vocabulary, stacks, queues, logits, the driver's
-    /// context.
-    pub fn process(self, vocabulary: Option<u64>, concurrency: u64) -> Bytes {
+    /// Of a process beside its weights, cache and activations: program, vocabulary, stacks, queues, logits, what is noted
+    /// of the blocks of the cache, the driver's context.
+    pub fn process(self, vocabulary: Option<u64>, concurrency: u64, num_blocks: u64) -> Bytes {
         let entries = vocabulary.unwrap_or(LARGEST_VOCABULARY);
         let of_vocabulary = Bytes(VOCABULARY_ENTRY + LOGIT.saturating_mul(concurrency)).times(entries);
         match self {
-            Self::Cpu => CPU_PROGRAM + of_vocabulary,
+            Self::Cpu => CPU_PROGRAM + of_vocabulary + Bytes(BLOCK_RECORD).times(num_blocks),
             // Not measured on a Spark yet.
             Self::Cuda => Bytes::gib(2),
         }

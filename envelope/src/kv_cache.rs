@@ -103,6 +103,11 @@ impl Serving {
             Pool::EverySequence => self.context.saturating_mul(self.concurrency),
         }
     }
+
+    /// Blocks that the cache holds.
+    pub fn pool_blocks(&self) -> u64 {
+        self.pool_tokens().div_ceil(BLOCK_TOKENS)
+    }
 }
 
 impl KvDtype {
@@ -138,7 +143,7 @@ impl CacheLayers {
 
     /// Of all sequences together, as the runtime allocates it.
     pub fn bytes(self, serving: &Serving) -> Bytes {
-        let pool = serving.pool_tokens().div_ceil(BLOCK_TOKENS);
+        let pool = serving.pool_blocks();
         let blocks = match self {
             Self::Full { .. } | Self::Latent { .. } => pool,
             Self::Window { window, .. } => {

@@ -29,7 +29,7 @@ pub fn alternatives(model: &Model, asked: &Serving, node: &Node, priority: i32) 
     let one_context = asked.context.div_ceil(BLOCK_TOKENS);
     let blocks = largest(one_context, |blocks| fits(&context(blocks)));
     let pool = |blocks: u64| Serving { pool: Pool::Tokens(blocks * BLOCK_TOKENS), ..*asked };
-    let pool = largest(asked.pool_tokens().div_ceil(BLOCK_TOKENS), |blocks| fits(&pool(blocks)));
+    let pool = largest(asked.pool_blocks(), |blocks| fits(&pool(blocks)));
     Alternatives {
         context: blocks.map(|blocks| blocks * BLOCK_TOKENS),
         kv_tokens: pool.filter(|blocks| *blocks >= one_context).map(|blocks| blocks * BLOCK_TOKENS),

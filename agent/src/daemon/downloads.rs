@@ -14,7 +14,7 @@ use kindling_envelope::Bytes;
 use kindling_proto::v1::ensure_model_response::State;
 use kindling_proto::v1::{EnsureModelResponse, KeepOnlyRequest, KeepOnlyResponse};
 use nix::sys::statvfs::statvfs;
-use tokio::sync::{Semaphore, watch as channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as channel};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -97,7 +97,7 @@ struct Shared {
     keeper: Mutex<Keeper>,
     figures: Arc<CacheFigures>,
     free: fn(&Path) -> io::Result<Bytes>,
-    turn: Semaphore,
+    turn: Arc<Semaphore>,
     jobs: Mutex<HashMap<Job, Tracked>>,
     shutdown: CancellationToken,
 }
@@ -124,7 +124,7 @@ impl Downloads {
         let Store { cache, hub, keep_unnamed, node_name, node } = store;
         let downloader = Downloader { cache, hub, settings: Settings::default() };
         let (keeper, figures, jobs) = (Mutex::default(), Arc::default(), Mutex::new(HashMap::new()));
-        let turn = Semaphore::new(1);
+        let turn = Arc::new(Semaphore::new(1));
         let shared = Shared { downloader, keep_unnamed, node_name, node, keeper, figures, free, turn, jobs, shutdown };
         Self { shared: Arc::new(shared) }
     }
@@ -194,8 +194,9 @@ impl Downloads {
             tracked.asked = Instant::now();
             return Ok(tracked.response.clone());
         }
-        let is_first = self.shared.turn.available_permits() > 0;
-        let state = if is_first { State::Downloading } else { State::Queued };
+        // Taken here, so that what is said now is what comes.
+        let turn = self.shared.turn.clone().try_acquire_owned().ok();
+        let state = if turn.is_some() { State::Downloading } else { State::Queued };
         let response = EnsureModelResponse { state: state.into(), ..EnsureModelResponse::default() };
         jobs.insert(job.clone(), Tracked { response: response.clone(), asked: Instant::now() });
         let shared = self.shared.clone();
@@ -203,7 +204,7 @@ impl Downloads {
         let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
             let shutdown = shared.shutdown.clone();
-            runtime.block_on(shutdown.run_until_cancelled(shared.bring(job)))
+            runtime.block_on(shutdown.run_until_cancelled(shared.bring(job, turn)))
         });
         Ok(response)
     }
@@ -220,9 +221,9 @@ impl Job {
 
 impl Shared {
     /// Tries until it is there, or nobody wants it any more.
-    async fn bring(&self, job: Job) {
+    async fn bring(&self, job: Job, mut turn: Option<OwnedSemaphorePermit>) {
         let mut pause = FIRST_PAUSE;
-        while let Err(error) = self.try_once(&job).await {
+        while let Err(error) = self.try_once(&job, turn.take()).await {
             let message = with_sources(&error);
             tracing::warn!(source = %job.source, message, "a download failed");
             self.update(&job, |response| {
@@ -242,8 +243,15 @@ impl Shared {
         self.count();
     }
 
-    async fn try_once(&self, job: &Job) -> Result<(), EnsureError> {
-        let Ok(_turn) = self.turn.acquire().await else { return Ok(()) };
+    async fn try_once(&self, job: &Job, turn: Option<OwnedSemaphorePermit>) -> Result<(), EnsureError> {
+        let _turn = match turn {
+            Some(turn) => turn,
+            // It is never closed.
+            None => match self.turn.clone().acquire_owned().await {
+                Ok(turn) => turn,
+                Err(_) => return Ok(()),
+            },
+        };
         self.update(job, |response| response.state = State::Downloading.into());
         let plan = self.downloader.plan(&job.source, &job.files).await?;
         if let Some(needed) = plan.disk {

@@ -63,10 +63,17 @@ impl Need {
             weights: Bytes(weight_bytes as u64),
             kv_cache: Bytes(kv_cache_bytes as u64),
             activations: Bytes(activation_bytes as u64),
-            process: Device::Cpu.process(Some(plan.vocab_size as u64), limits.max_sequences as u64),
+            process: process(plan, limits),
             load_transient: Device::Cpu.load_transient(Bytes(largest)),
         })
     }
+}
+
+fn process(plan: &Plan, limits: &Limits) -> Bytes {
+    let groups = plan.cache_groups.iter().zip(&limits.num_blocks);
+    let full = groups.filter(|(group, _)| group.kind == CacheGroupKind::Full).map(|(_, blocks)| *blocks).max();
+    // Whoever has no such group notes less than is reserved for it.
+    Device::Cpu.process(Some(plan.vocab_size as u64), limits.max_sequences as u64, full.unwrap_or(0) as u64)
 }
 
 /// The limits within the budget of `config`, and what they take. Without a budget the limits stay as they are.
