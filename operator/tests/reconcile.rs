@@ -227,7 +227,7 @@ async fn new_model_gets_its_memory_then_its_pod() {
     let args = pod["spec"]["containers"][0]["args"].as_array().unwrap();
     // 1 GiB of weights, 2 x 8192 tokens of 64 KiB, 512 tokens of 1 KiB; the process, with four sequences, 65,536 entries and
     // 160 bytes for each block of 16 tokens.
-    let process = (16 << 20) + 65_536 * (300 + 4 * 10) + 2 * 8192 / 16 * 160;
+    let process = (17 << 20) + 65_536 * (300 + 4 * 10) + 2 * 8192 / 16 * 160;
     let budget = ((1_u64 << 30) + (1 << 30) + (512 << 10) + process).to_string();
     assert!(args.windows(2).any(|pair| pair[0] == "--memory-budget" && pair[1] == budget.as_str()), "{args:?}");
     assert_eq!(pod["spec"]["containers"][0]["resources"]["requests"]["memory"], budget.as_str());
