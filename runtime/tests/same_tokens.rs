@@ -41,6 +41,9 @@ struct Setting {
     speculative_tokens: usize,
 }
 
+/// So few tokens that requests together don't fit, in whatever order they arrive (with 256 they sometimes did).
+const TIGHT: usize = 160;
+
 const ALONE: Setting =
     Setting { name: "alone", together: false, threads: 2, kv_tokens: 4096, prefix_cache: false, speculative_tokens: 0 };
 
@@ -84,13 +87,13 @@ async fn same_seed_gives_the_same_tokens_however_it_is_computed() {
     let settings = [
         Setting { name: "one thread", threads: 1, ..ALONE },
         Setting { name: "three threads, batched", threads: 3, together: true, ..ALONE },
-        Setting { name: "preempted", together: true, kv_tokens: 256, ..ALONE },
+        Setting { name: "preempted", together: true, kv_tokens: TIGHT, ..ALONE },
         Setting { name: "prefix cached", prefix_cache: true, ..ALONE },
         Setting { name: "speculated", speculative_tokens: 6, ..ALONE },
         Setting {
             name: "all at once",
             together: true,
-            kv_tokens: 256,
+            kv_tokens: TIGHT,
             prefix_cache: true,
             speculative_tokens: 6,
             ..ALONE
@@ -105,7 +108,7 @@ async fn same_seed_gives_the_same_tokens_however_it_is_computed() {
         // A setting in which nothing happens shows nothing.
         assert_eq!(setting.prefix_cache, hits > 0.0, "{}", setting.name);
         assert_eq!(setting.speculative_tokens > 0, accepted > 0.0, "{}", setting.name);
-        assert!(setting.kv_tokens > 1000 || preemptions > 0.0, "{}", setting.name);
+        assert!(setting.kv_tokens > TIGHT || preemptions > 0.0, "{}", setting.name);
         if setting.name == "prefix cached" {
             cached_tokens_are_told(&answers);
         }
