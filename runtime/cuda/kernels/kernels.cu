@@ -1,3 +1,11 @@
 // All kernels, as one translation unit and one fatbin.
 
+#include "elementwise.cuh"
+#include "embed_tokens.cuh"
+#include "kv_cache_append.cuh"
+#include "linear.cuh"
 #include "mma_probe.cuh"
+#include "moe.cuh"
+#include "paged_attention.cuh"
+#include "rms_norm.cuh"
+#include "rotary.cuh"

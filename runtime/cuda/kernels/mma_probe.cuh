@@ -4,7 +4,7 @@
 #include "mma.cuh"
 
 // One warp. Lane l has a[4 l ..], b[2 l ..] and c[4 l ..], and writes d[4 l ..].
-extern "C" __global__ void mma_probe_bf16(const uint32_t *a, const uint32_t *b, const float *c, float *d) {
+KERNEL void mma_probe_bf16(const uint32_t *a, const uint32_t *b, const float *c, float *d) {
     const unsigned lane = threadIdx.x;
     const uint32_t a_lane[4] = {a[4 * lane], a[4 * lane + 1], a[4 * lane + 2], a[4 * lane + 3]};
     const uint32_t b_lane[2] = {b[2 * lane], b[2 * lane + 1]};
@@ -18,7 +18,7 @@ extern "C" __global__ void mma_probe_bf16(const uint32_t *a, const uint32_t *b, 
 
 #if !defined(__CUDA_ARCH__) || KINDLING_HAS_FP4_MMA
 // The same with the lane's scales a_scales[l] and b_scales[l]. Only there where the hardware has it.
-extern "C" __global__ void mma_probe_nvfp4(const uint32_t *a, const uint32_t *b, const float *c, const uint32_t *a_scales,
+KERNEL void mma_probe_nvfp4(const uint32_t *a, const uint32_t *b, const float *c, const uint32_t *a_scales,
                                            const uint32_t *b_scales, float *d) {
 #if KINDLING_HAS_FP4_MMA
     const unsigned lane = threadIdx.x;

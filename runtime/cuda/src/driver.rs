@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaModule, DriverError, result};
 use cudarc::nvrtc::Ptx;
+use kindling_kernels::PrepareError;
 
 use crate::code::{self, Code};
 use crate::image;
@@ -87,6 +88,11 @@ pub enum GpuError {
 }
 
 impl GpuError {
+    /// As what it is while a model is prepared.
+    pub(crate) fn preparing(self) -> PrepareError {
+        PrepareError::Device { backend: "cuda", source: Box::new(self) }
+    }
+
     pub(crate) fn of(what: &'static str) -> impl Fn(DriverError) -> Self {
         move |error| match error.0 {
             CUresult::CUDA_ERROR_NO_DEVICE => Self::NoDevice,

@@ -3,12 +3,22 @@
 //! The program links no CUDA library: `libcuda` is opened when somebody asks, and its absence is an answer like any other.
 //! Beside `kindling-kernels` the only crate that may hold `unsafe` code.
 
+mod activations;
+mod backend;
 mod code;
 mod driver;
 pub mod fragments;
 pub mod image;
+mod kv_cache;
+mod launch;
+mod memory;
+mod model;
 mod selftest;
+mod step_data;
+mod tiles;
+mod weights;
 
+pub use backend::{CudaBackend, predict};
 pub use code::{Code, Target};
 pub use driver::{Gpu, GpuError, Loaded, probe};
 pub use selftest::{Check, self_test};

@@ -86,7 +86,7 @@ pub trait PreparedModel: Send {
     /// Computes one step. `logits` becomes `[num_logits, vocab_size]`, row-major, f32.
     ///
     /// # Errors
-    /// [`ExecuteError`] if the step is malformed; the cache is then unchanged.
+    /// [`ExecuteError`] if the step is malformed; the cache is then unchanged. Or if the device fails.
     fn execute(&mut self, step: &Step, logits: &mut Vec<f32>) -> Result<(), ExecuteError>;
 
     /// What it holds.
@@ -131,6 +131,14 @@ pub enum PrepareError {
     /// The plan contradicts itself.
     #[error("plan is inconsistent: {0}")]
     Plan(String),
+    /// The device that was to compute fails.
+    #[error("the {backend} backend's device fails")]
+    Device {
+        /// Which backend.
+        backend: &'static str,
+        /// What it says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 /// Why a step was not computed.
@@ -139,4 +147,12 @@ pub enum ExecuteError {
     /// The step is malformed.
     #[error("refuse step")]
     Step(#[from] StepError),
+    /// The device fails, and nothing can be computed any more.
+    #[error("the {backend} backend's device fails: {problem}")]
+    Device {
+        /// Which backend.
+        backend: &'static str,
+        /// What it says.
+        problem: String,
+    },
 }

@@ -8,7 +8,7 @@ mod super_blocks;
 use half::{bf16, f16};
 
 pub use five_bits::{dequantise_q5_0, dequantise_q5_1};
-pub use super_blocks::{SUPER_BLOCK_ELEMENTS, dequantise_q4_k, dequantise_q5_k, dequantise_q6_k};
+pub use super_blocks::{SUPER_BLOCK_ELEMENTS, SuperBlockScales, dequantise_q4_k, dequantise_q5_k, dequantise_q6_k};
 
 use crate::DType;
 

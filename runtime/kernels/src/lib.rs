@@ -10,7 +10,7 @@ pub mod backend;
 pub mod cpu;
 pub mod dequantise;
 pub mod dtype;
-mod load;
+pub mod load;
 pub mod nvfp4;
 pub mod plan;
 pub mod reference;

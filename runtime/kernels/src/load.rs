@@ -14,7 +14,7 @@ const STAGE_BYTES: usize = 4 << 20;
 const MAX_READERS: usize = 8;
 
 /// What is known of a weight before its rows come.
-pub(crate) struct WeightHead<'a> {
+pub struct WeightHead<'a> {
     /// What the plan asked for.
     pub spec: &'a WeightSpec,
     /// Stored element type of all its rows.
@@ -31,7 +31,7 @@ impl<'a> WeightHead<'a> {
 }
 
 /// What a backend makes of stored rows.
-pub(crate) trait Keeper {
+pub trait Keeper {
     /// A weight as held.
     type Held;
 
@@ -48,7 +48,7 @@ pub(crate) trait Keeper {
 ///
 /// # Errors
 /// Of the first weight by id of those that failed; the others are not read to the end then.
-pub(crate) fn load_weights<K>(
+pub fn load_weights<K>(
     plan: &Plan,
     source: &dyn WeightSource,
     num_threads: usize,
@@ -104,7 +104,7 @@ where
 ///
 /// # Errors
 /// Of the first weight by id that is missing, of the wrong shape or for which there is no room.
-pub(crate) fn hold_weights<K: Keeper>(
+pub fn hold_weights<K: Keeper>(
     plan: &Plan,
     source: &dyn WeightSource,
     keeper: &K,
@@ -140,7 +140,7 @@ fn load_weight<K: Keeper>(
 }
 
 /// Reserves room for `count` more elements, or says what could not be had.
-pub(crate) fn reserve<T>(values: &mut Vec<T>, count: usize, what: &'static str) -> Result<(), PrepareError> {
+pub fn reserve<T>(values: &mut Vec<T>, count: usize, what: &'static str) -> Result<(), PrepareError> {
     let refused = PrepareError::Memory { what, num_bytes: count.saturating_mul(size_of::<T>()) };
     values.try_reserve_exact(count).map_err(|_| refused)
 }

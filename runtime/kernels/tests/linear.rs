@@ -4,12 +4,13 @@ mod common;
 
 use std::sync::Arc;
 
+use common::op_plans::linear;
 use common::plans::PlanBuilder;
 use common::{
-    DTYPES, LONG_DTYPES, MemoryWeights, Part, assert_close, cpu_backends, limits, prepare, relative_error, run, step,
+    DTYPES, LONG_DTYPES, Part, assert_close, cpu_backends, limits, prepare, relative_error, run, step,
 };
 use kindling_kernels::{
-    Activation, Backend, CpuBackend, DType, Limits, Op, Plan, ReferenceBackend, Rows, Step, TensorScale,
+    Activation, Backend, CpuBackend, DType, Limits, Op, ReferenceBackend, Rows, Step, TensorScale,
 };
 
 /// Activations are rounded to int8: measured 2.0e-2 for a single sum of 32 products and 7.9e-3 at most elsewhere on
@@ -20,16 +21,6 @@ const FLOAT_TOLERANCE: f64 = 1e-6;
 
 const SHAPES: [(usize, usize); 6] = [(1, 32), (17, 96), (96, 32), (576, 576), (200, 1536), (1536, 576)];
 const ROWS: [usize; 6] = [1, 2, 3, 5, 17, 33];
-
-fn linear(dtype: DType, (out_features, in_features): (usize, usize), with_bias: bool) -> (Plan, MemoryWeights) {
-    let mut builder = PlanBuilder::new(out_features);
-    let input = builder.input(in_features);
-    let weight = builder.weight(dtype, &[out_features, in_features], 0.1);
-    let bias = with_bias.then(|| builder.weight(DType::F32, &[out_features], 1.0));
-    let output = builder.buffer(out_features, Rows::Tokens);
-    builder.plan.ops.push(Op::Linear { input, weight, bias, output });
-    builder.finish(output)
-}
 
 fn rows(num_rows: usize, vocab_size: usize) -> Step {
     let tokens: Vec<u32> = (0..num_rows).map(|row| (row * 7 % vocab_size) as u32).collect();

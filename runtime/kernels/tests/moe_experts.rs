@@ -2,31 +2,15 @@
 
 mod common;
 
+use common::op_plans::experts;
 use common::plans::PlanBuilder;
-use common::{MemoryWeights, Part, assert_all_close, cpu_backends, limits, prepare, rows_step, run, step};
-use kindling_kernels::{Activation, DType, ExpertWeights, Limits, Op, Plan, RouteRule, Rows};
+use common::{Part, assert_all_close, cpu_backends, limits, prepare, rows_step, run, step};
+use kindling_kernels::{Activation, DType, ExpertWeights, Limits, Op, RouteRule, Rows};
 
 /// Activations are rounded to int8 twice.
 const INT_TOLERANCE: f64 = 3e-2;
 /// Order of f32 sums.
 const FLOAT_TOLERANCE: f64 = 2e-6;
-
-/// Experts of odd sizes: not a multiple of a panel's sixteen rows.
-fn experts(dtype: DType, has_bias: bool, (num_experts, top_k): (usize, usize)) -> (Plan, MemoryWeights) {
-    let (hidden, inner) = (96, 160);
-    let mut builder = PlanBuilder::new(hidden);
-    let (input, logits) = (builder.input(hidden), builder.input(num_experts));
-    let (routes, output) = (builder.buffer(num_experts, Rows::Tokens), builder.buffer(hidden, Rows::Tokens));
-    let [gate, up] = [(); 2].map(|()| builder.weight(dtype, &[num_experts, inner, hidden], 0.2));
-    let down = builder.weight(dtype, &[num_experts, hidden, inner], 0.2);
-    let mut bias = |width| has_bias.then(|| builder.weight(DType::BF16, &[num_experts, width], 0.5));
-    let experts =
-        ExpertWeights { gate, up, down, gate_bias: bias(inner), up_bias: bias(inner), down_bias: bias(hidden) };
-    let activation = if has_bias { Activation::ClampedSwiglu { alpha: 1.702, limit: 7.0 } } else { Activation::Silu };
-    builder.plan.ops.push(Op::MoeRoute { logits, rule: RouteRule::TopKSoftmax, top_k, output: routes });
-    builder.plan.ops.push(Op::MoeExperts { input, routes, experts, activation, top_k, output });
-    builder.finish(output)
-}
 
 #[test]
 fn matches_reference_for_every_kind_of_weight() {

@@ -3,11 +3,11 @@
 
 mod common;
 
-use common::plans::PlanBuilder;
-use common::{MemoryWeights, NUM_BLOCKS, Part, Rng, assert_close, cpu_backends, limits, prepare, run, step};
+use common::op_plans::{attention, attention_with, in_steps};
+use common::{NUM_BLOCKS, Part, Rng, assert_close, cpu_backends, limits, prepare, run, step};
 use kindling_kernels::{
-    Backend, CacheGroupId, CacheGroupKind, CacheGroupSpec, DType, EVICTED_BLOCK, KvType, Limits, Op, Plan,
-    ReferenceBackend, Rows, WeightSource,
+    CacheGroupKind, EVICTED_BLOCK, KvType, Limits,
+    ReferenceBackend, WeightSource,
 };
 
 /// Keys and values are rounded to f16: measured 2.5e-4 at most on 2026-11-22.
@@ -16,52 +16,8 @@ const TOLERANCE: f64 = 5e-4;
 /// `(query heads, key heads, elements per head)`: as in SmolLM2, odd, and large; then heads that fill no vector.
 const HEADS: [(usize, usize, usize); 6] = [(9, 3, 64), (4, 4, 80), (8, 1, 128), (5, 1, 32), (2, 2, 20), (1, 1, 7)];
 
-fn attention(heads: (usize, usize, usize), kind: CacheGroupKind) -> (Plan, MemoryWeights) {
-    attention_with(heads, kind, false)
-}
-
-/// `extras`: sinks, and scales of an 8-bit cache.
-fn attention_with(
-    (num_heads, num_kv_heads, head_dim): (usize, usize, usize),
-    kind: CacheGroupKind,
-    extras: bool,
-) -> (Plan, MemoryWeights) {
-    let (width, kv_width) = (num_heads * head_dim, num_kv_heads * head_dim);
-    let mut builder = PlanBuilder::new(width);
-    builder.plan.cache_groups.push(CacheGroupSpec { kind, num_layers: 2, num_kv_heads, head_dim });
-    let (query, key, value) = (builder.input(width), builder.input(kv_width), builder.input(kv_width));
-    let output = builder.buffer(width, Rows::Tokens);
-    let (group, layer, scale) = (CacheGroupId(0), 1, 3.0 / (head_dim as f32).sqrt());
-    let sinks = extras.then(|| builder.weight(DType::BF16, &[num_heads], 3.0));
-    let kv_scales = extras.then(|| [(); 2].map(|()| builder.weight(DType::F32, &[1], 0.02)).into());
-    builder.plan.ops.push(Op::KvCacheAppend { key, value, group, layer, kv_scales });
-    builder.plan.ops.push(Op::PagedAttention { query, output, num_heads, scale, sinks, group, layer });
-    builder.finish(output)
-}
-
 fn tokens(rng: &mut Rng, len: usize, vocab_size: usize) -> Vec<u32> {
     (0..len).map(|_| rng.below(vocab_size) as u32).collect()
-}
-
-/// A sequence: its tokens and its blocks.
-type Sequence<'a> = (&'a [u32], &'a [u32]);
-
-/// Runs a sequence in steps of the given lengths; the rows of all steps one after another.
-fn in_steps(
-    backend: &dyn Backend,
-    model: &(Plan, MemoryWeights),
-    (tokens, blocks): Sequence<'_>,
-    (cuts, limits): (&[usize], &Limits),
-) -> Vec<f32> {
-    let mut prepared = prepare(backend, &model.0, &model.1, limits);
-    let (mut rows, mut logits, mut context_len) = (Vec::new(), Vec::new(), 0);
-    for cut in cuts {
-        let part = Part { tokens: &tokens[context_len..context_len + cut], context_len, blocks };
-        prepared.execute(&step(&[part], 1), &mut logits).expect("the step should be valid");
-        rows.extend_from_slice(&logits);
-        context_len += cut;
-    }
-    rows
 }
 
 #[test]

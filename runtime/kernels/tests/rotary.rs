@@ -2,30 +2,12 @@
 
 mod common;
 
-use common::plans::PlanBuilder;
+use common::op_plans::scaled_rotary;
 use common::{MemoryWeights, Part, assert_all_close, cpu_backends, limits, run, step};
-use kindling_kernels::{DType, Op, Plan, ReferenceBackend, RopeScaling, RotaryId, RotarySpec, RotaryStyle};
-
-const NUM_HEADS: usize = 3;
+use kindling_kernels::{Plan, ReferenceBackend, RopeScaling, RotaryStyle};
 
 fn rotary(style: RotaryStyle, head_dim: usize, rotary_dim: usize) -> (Plan, MemoryWeights) {
     scaled_rotary(RopeScaling::Linear { factor: 2.0 }, style, head_dim, rotary_dim)
-}
-
-fn scaled_rotary(
-    scaling: RopeScaling,
-    style: RotaryStyle,
-    head_dim: usize,
-    rotary_dim: usize,
-) -> (Plan, MemoryWeights) {
-    let mut builder = PlanBuilder::new(NUM_HEADS * head_dim);
-    let buffer = builder.input(NUM_HEADS * head_dim);
-    let factors = builder.weight(DType::F32, &[rotary_dim / 2], 1.0);
-    let scaling = Some(scaling);
-    let table = RotarySpec { rotary_dim, theta: 10000.0, style, scaling, frequency_factors: Some(factors) };
-    builder.plan.rotaries.push(table);
-    builder.plan.ops.push(Op::Rotary { buffer, num_heads: NUM_HEADS, head_dim, table: RotaryId(0) });
-    builder.finish(buffer)
 }
 
 #[test]

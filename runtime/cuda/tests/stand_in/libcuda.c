@@ -1,5 +1,5 @@
 // A stand-in for the NVIDIA driver, for machines without one: it answers as it is told by the environment, allocates
-// ordinary memory, takes a fatbin and computes nothing.
+// ordinary memory and takes a fatbin. With `device.cpp` linked to it, it computes; without, launches do nothing.
 //
 //   STAND_IN_DEVICES   how many there are [1]
 //   STAND_IN_COMPUTE   compute capability, for example 121 [121]
@@ -7,12 +7,13 @@
 //   STAND_IN_FAIL      FUNCTION=CODE: that function answers with this code, or ends the process if it is 0
 //   STAND_IN_MEMORY    bytes that can be allocated in all [no limit]
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef int Result;
-enum { SUCCESS = 0, OUT_OF_MEMORY = 2, INVALID_IMAGE = 200, NOT_FOUND = 500 };
+enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_IMAGE = 200, NOT_FOUND = 500 };
 
 static long number(const char *name, long otherwise) {
     const char *value = getenv(name);
@@ -39,6 +40,7 @@ static Result told(const char *function) {
     } while (0)
 
 static int context;
+static pthread_mutex_t device = PTHREAD_MUTEX_INITIALIZER;
 
 Result cuInit(unsigned flags) { (void)flags; ANSWER("cuInit"); return SUCCESS; }
 Result cuDriverGetVersion(int *version) { ANSWER("cuDriverGetVersion"); *version = (int)number("STAND_IN_DRIVER", 13000); return SUCCESS; }
@@ -82,31 +84,74 @@ Result cuModuleLoadData(void **module, const void *image) {
     return magic == 0xba55ed50u ? SUCCESS : INVALID_IMAGE;
 }
 Result cuModuleUnload(void *module) { (void)module; return SUCCESS; }
+// Given by `device.cpp`.
+__attribute__((weak)) const void *stand_in_kernel(const char *name);
+__attribute__((weak)) void stand_in_launch(const void *kernel, const unsigned *grid, const unsigned *block, unsigned shared, void **arguments);
+
 Result cuModuleGetFunction(void **function, void *module, const char *name) {
     (void)module;
     ANSWER("cuModuleGetFunction");
+    if (stand_in_kernel) {
+        *function = (void *)stand_in_kernel(name);
+        return *function ? SUCCESS : NOT_FOUND;
+    }
     *function = &context;
     return strncmp(name, "mma_probe_", 10) == 0 ? SUCCESS : NOT_FOUND;
 }
 Result cuLaunchKernel(void *function, unsigned a, unsigned b, unsigned c, unsigned d, unsigned e, unsigned f, unsigned shared, void *stream,
                       void **arguments, void **extra) {
-    (void)function, (void)a, (void)b, (void)c, (void)d, (void)e, (void)f, (void)shared, (void)stream, (void)arguments, (void)extra;
+    (void)stream, (void)extra;
     ANSWER("cuLaunchKernel");
+    if (shared > 101376 || a == 0 || b == 0 || c == 0 || b > 65535 || c > 65535) {
+        return INVALID_VALUE;
+    }
+    if (stand_in_launch) {
+        const unsigned grid[3] = {a, b, c}, block[3] = {d, e, f};
+        pthread_mutex_lock(&device);
+        stand_in_launch(function, grid, block, shared, arguments);
+        pthread_mutex_unlock(&device);
+    }
     return SUCCESS;
 }
 
+// Every piece of memory has a head and a tail that nobody may write; what is behind a piece is looked at when it is freed.
+enum { GUARD = 256, GUARD_BYTE = 0xa5 };
 static size_t allocated;
 
 Result cuMemAlloc_v2(unsigned long long *pointer, size_t bytes) {
     ANSWER("cuMemAlloc_v2");
+    if (bytes == 0) {
+        return INVALID_VALUE;
+    }
     allocated += bytes;
     if (getenv("STAND_IN_MEMORY") && allocated > (size_t)number("STAND_IN_MEMORY", 0)) {
         return OUT_OF_MEMORY;
     }
-    *pointer = (unsigned long long)(size_t)calloc(1, bytes);
+    unsigned char *start = NULL;
+    if (posix_memalign((void **)&start, GUARD, bytes + 2 * GUARD) != 0) {
+        return OUT_OF_MEMORY;
+    }
+    memset(start, GUARD_BYTE, GUARD);
+    memcpy(start, &bytes, sizeof bytes);
+    // What was never written is no number.
+    memset(start + GUARD, 0xff, bytes);
+    memset(start + GUARD + bytes, GUARD_BYTE, GUARD);
+    *pointer = (unsigned long long)(size_t)(start + GUARD);
     return SUCCESS;
 }
-Result cuMemFree_v2(unsigned long long pointer) { free((void *)(size_t)pointer); return SUCCESS; }
+Result cuMemFree_v2(unsigned long long pointer) {
+    unsigned char *start = (unsigned char *)(size_t)pointer - GUARD;
+    size_t bytes;
+    memcpy(&bytes, start, sizeof bytes);
+    for (size_t i = sizeof bytes; i < 2 * GUARD; ++i) {
+        if (start[i < GUARD ? i : bytes + i] != GUARD_BYTE) {
+            fprintf(stderr, "stand-in: somebody wrote beside a piece of %zu bytes\n", bytes);
+            abort();
+        }
+    }
+    free(start);
+    return SUCCESS;
+}
 Result cuMemcpyHtoD_v2(unsigned long long to, const void *from, size_t bytes) { memcpy((void *)(size_t)to, from, bytes); return SUCCESS; }
 Result cuMemcpyHtoDAsync_v2(unsigned long long to, const void *from, size_t bytes, void *stream) { (void)stream; return cuMemcpyHtoD_v2(to, from, bytes); }
 Result cuMemcpyDtoH_v2(void *to, unsigned long long from, size_t bytes) { memcpy(to, (void *)(size_t)from, bytes); return SUCCESS; }

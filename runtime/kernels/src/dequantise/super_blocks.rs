@@ -29,7 +29,7 @@ const GROUP: usize = 32;
 /// assert_eq!((out[0], out[1], out[32], out[128], out[129]), (1.0, -3.0, 0.0, 12.0, -5.0));
 /// ```
 pub fn dequantise_q4_k(block: &[u8; 144], out: &mut [f32; SUPER_BLOCK_ELEMENTS]) {
-    let groups = Groups::new(block);
+    let groups = SuperBlockScales::new(block);
     for (group, values) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
         let (scale, minimum) = groups.scale_and_minimum(group);
         for (value, byte) in values.iter_mut().zip(&block[16 + group / 2 * GROUP..]) {
@@ -54,7 +54,7 @@ pub fn dequantise_q4_k(block: &[u8; 144], out: &mut [f32; SUPER_BLOCK_ELEMENTS])
 /// assert_eq!((out[0], out[1], out[32], out[33]), (1.0, -3.0, 62.0, 0.0));
 /// ```
 pub fn dequantise_q5_k(block: &[u8; 176], out: &mut [f32; SUPER_BLOCK_ELEMENTS]) {
-    let groups = Groups::new(block);
+    let groups = SuperBlockScales::new(block);
     for (group, values) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
         let (scale, minimum) = groups.scale_and_minimum(group);
         let nibbles = &block[48 + group / 2 * GROUP..];
@@ -98,19 +98,20 @@ pub fn dequantise_q6_k(block: &[u8; 210], out: &mut [f32; SUPER_BLOCK_ELEMENTS])
 }
 
 /// The scales and minima at the head of Q4_K and Q5_K blocks.
-struct Groups<'a> {
+pub struct SuperBlockScales<'a> {
     scale_of_scales: f32,
     scale_of_minima: f32,
     packed: &'a [u8],
 }
 
-impl<'a> Groups<'a> {
-    fn new(block: &'a [u8]) -> Self {
+impl<'a> SuperBlockScales<'a> {
+    /// Of a whole block, or its head.
+    pub fn new(block: &'a [u8]) -> Self {
         Self { scale_of_scales: f16_at(block, 0), scale_of_minima: f16_at(block, 2), packed: &block[4..16] }
     }
 
-    /// Of a group of 32.
-    fn scale_and_minimum(&self, group: usize) -> (f32, f32) {
+    /// Of a group of 32; the minimum is what is taken off.
+    pub fn scale_and_minimum(&self, group: usize) -> (f32, f32) {
         let packed = self.packed;
         let (scale, minimum) = if group < 4 {
             (packed[group] & 63, packed[group + 4] & 63)

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "clippy's exception for tests knows test functions only")]
 
 pub mod llama;
+pub mod op_plans;
 pub mod plans;
 
 use std::collections::HashMap;

@@ -1,0 +1,128 @@
+//! The backend for GPUs: eager, one kernel after another.
+
+use std::sync::Arc;
+
+use kindling_kernels::{
+    Backend, CacheGroupKind, KvType, Limits, LoadProgress, MemoryUse, Op, Plan, PrepareError, PreparedModel, WeightSource,
+    validate,
+};
+
+use crate::activations::ActivationPlaces;
+use crate::driver::{GpuError, Loaded};
+use crate::kv_cache::{KvCaches, KvPlaces};
+use crate::memory::Region;
+use crate::model::CudaModel;
+use crate::weights::{Layout, Weights};
+
+/// Elements of a head that the attention kernel has room for.
+const MAX_HEAD_DIM: usize = 512;
+
+/// Computes on one device.
+pub struct CudaBackend {
+    loaded: Arc<Loaded>,
+}
+
+impl CudaBackend {
+    /// On a device that has the kernels.
+    pub fn new(loaded: Loaded) -> Self {
+        Self { loaded: Arc::new(loaded) }
+    }
+}
+
+impl Backend for CudaBackend {
+    fn name(&self) -> &'static str {
+        "cuda"
+    }
+
+    fn kernels(&self) -> Vec<String> {
+        let target = self.loaded.code.target;
+        [format!("linear: bf16 mma, {target}"), format!("paged_attention: by spans, {target}")].to_vec()
+    }
+
+    fn prepare(
+        &self,
+        plan: &Plan,
+        weights: &dyn WeightSource,
+        limits: &Limits,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Box<dyn PreparedModel>, PrepareError> {
+        check(plan, limits)?;
+        let places = Places::new(plan, weights, limits)?;
+        let take = |num_bytes, what: &'static str| {
+            Region::new(&self.loaded.context, num_bytes, what).map_err(|error| match error {
+                GpuError::NoMemory { .. } => PrepareError::Memory { what, num_bytes },
+                error => error.preparing(),
+            })
+        };
+        let region = take(places.weights.num_bytes, "weights")?;
+        let caches = KvCaches::new(places.caches, take(places.kv_bytes, "the KV cache")?);
+        let activations = take(places.activations.num_bytes, "activations")?;
+        let weights = Weights::load((plan, weights, limits.num_threads), places.weights, region, progress)?;
+        let model = CudaModel::new((&self.loaded, plan, limits), weights, caches, (places.activations, activations));
+        Ok(Box::new(model.map_err(GpuError::preparing)?))
+    }
+
+    fn predict(&self, plan: &Plan, weights: &dyn WeightSource, limits: &Limits) -> Result<MemoryUse, PrepareError> {
+        predict(plan, weights, limits)
+    }
+}
+
+/// What [`CudaBackend`] takes for a model, without a device.
+///
+/// # Errors
+/// As [`Backend::predict`].
+pub fn predict(plan: &Plan, weights: &dyn WeightSource, limits: &Limits) -> Result<MemoryUse, PrepareError> {
+    check(plan, limits)?;
+    let places = Places::new(plan, weights, limits)?;
+    Ok(MemoryUse {
+        weight_bytes: places.weights.num_bytes,
+        kv_cache_bytes: places.kv_bytes,
+        activation_bytes: places.activations.num_bytes,
+    })
+}
+
+/// Where everything will be.
+struct Places {
+    weights: Layout,
+    caches: Vec<KvPlaces>,
+    kv_bytes: usize,
+    activations: ActivationPlaces,
+}
+
+impl Places {
+    fn new(plan: &Plan, weights: &dyn WeightSource, limits: &Limits) -> Result<Self, PrepareError> {
+        let refused = |what| PrepareError::Memory { what, num_bytes: usize::MAX };
+        let mut kv = crate::memory::Places::default();
+        let groups = plan.cache_groups.iter().zip(&limits.num_blocks);
+        let caches = groups.map(|(group, num_blocks)| KvPlaces::new(group, (limits, *num_blocks), &mut kv));
+        let caches = caches.collect::<Option<_>>().ok_or_else(|| refused("the KV cache"))?;
+        Ok(Self {
+            weights: Layout::new(plan, weights)?,
+            caches,
+            kv_bytes: kv.num_bytes(),
+            activations: ActivationPlaces::new(plan, limits).ok_or_else(|| refused("activations"))?,
+        })
+    }
+}
+
+/// Refuses what the kernels lack, before anything is read.
+fn check(plan: &Plan, limits: &Limits) -> Result<(), PrepareError> {
+    validate::validate(plan, limits)?;
+    let unsupported = |what: String| Err(PrepareError::Unsupported { backend: "cuda", what });
+    if plan.cache_groups.iter().any(|group| matches!(group.kind, CacheGroupKind::Recurrent { .. })) {
+        return unsupported("recurrent layers".to_owned());
+    }
+    if let Some(group) = plan.cache_groups.iter().find(|group| group.head_dim > MAX_HEAD_DIM) {
+        return unsupported(format!("heads of {} elements", group.head_dim));
+    }
+    let lacking = plan.ops.iter().find(|op| matches!(op, Op::CausalConv { .. } | Op::GatedDeltaRule { .. }));
+    lacking.map_or(Ok(()), |op| unsupported(format!("the op {}", op.name())))
+}
+
+/// As in the names of kernels.
+pub(crate) const fn kept_name(kv_type: KvType) -> &'static str {
+    match kv_type {
+        KvType::Wide => "bf16",
+        KvType::F8E4M3 => "fp8",
+    }
+}

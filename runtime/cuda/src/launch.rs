@@ -1,0 +1,155 @@
+//! How kernels are started. What is chosen is pure: a problem in, a kernel and its grid out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cudarc::driver::{CudaFunction, CudaStream, LaunchConfig, PushKernelArg};
+
+use crate::driver::{GpuError, Loaded};
+use crate::memory::Address;
+use crate::tiles::ROWS;
+pub(crate) use crate::weights::Form;
+
+/// Lanes of a warp.
+const WARP: u32 = 32;
+/// Threads where a kernel takes any number.
+const THREADS: u32 = 256;
+/// Threads of the kernels that ask for four warps.
+const FOUR_WARPS: u32 = 4 * WARP;
+/// Rows of activations to a block, for few rows and for many.
+const FEW_ROWS: u32 = 8;
+const MANY_ROWS: u32 = 32;
+
+/// Blocks, threads of a block, and bytes of shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub grid: (u32, u32, u32),
+    pub threads: u32,
+    pub shared_bytes: u32,
+}
+
+impl Shape {
+    /// A block for each of so many things.
+    pub(crate) const fn blocks(grid: (u32, u32, u32), threads: u32) -> Self {
+        Self { grid, threads, shared_bytes: 0 }
+    }
+
+    /// At least so many threads.
+    pub(crate) const fn elements(count: u32) -> Self {
+        Self::blocks((count.div_ceil(THREADS), 1, 1), THREADS)
+    }
+
+    /// A block of some threads for each row.
+    pub(crate) const fn rows(count: u32) -> Self {
+        Self::blocks((count, 1, 1), THREADS)
+    }
+
+    /// A warp for each row.
+    pub(crate) const fn warps(rows: (u32, u32)) -> Self {
+        Self::blocks((rows.0, rows.1, 1), WARP)
+    }
+
+    /// Four warps for each row.
+    pub(crate) const fn four_warps(grid: (u32, u32, u32)) -> Self {
+        Self::blocks(grid, FOUR_WARPS)
+    }
+}
+
+/// The kernel for a linear layer, and its grid. With picks each row has a matrix of its own.
+pub(crate) fn linear(form: Form, features: u32, rows: u32, has_picks: bool) -> (String, Shape) {
+    let Form::Tiles(family) = form else {
+        let Form::Rows(dtype) = form else { unreachable!("there are two forms") };
+        let name = format!("linear_{}", dtype.name().to_lowercase());
+        return (name, Shape::four_warps((features.div_ceil(FOUR_WARPS / WARP), rows, 1)));
+    };
+    let per_block = if has_picks || rows <= FEW_ROWS { FEW_ROWS } else { MANY_ROWS };
+    let groups = if has_picks { rows } else { rows.div_ceil(per_block) };
+    let shape = Shape::four_warps((features.div_ceil(ROWS as u32), groups, 1));
+    (format!("linear_{}_{per_block}", family.name()), shape)
+}
+
+/// The kernel that looks up rows of a matrix.
+pub(crate) fn embed_tokens(form: Form) -> String {
+    match form {
+        Form::Tiles(family) => format!("embed_tokens_{}", family.name()),
+        Form::Rows(dtype) => format!("embed_tokens_{}", dtype.name().to_lowercase()),
+    }
+}
+
+/// What a kernel is told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Arg {
+    /// A pointer; 0 is none.
+    At(Address),
+    U32(u32),
+    F32(f32),
+}
+
+/// The kernels of a device, by name, and the order in which they run.
+pub(crate) struct Kernels {
+    stream: Arc<CudaStream>,
+    functions: HashMap<String, CudaFunction>,
+}
+
+impl Kernels {
+    /// Finds kernels by name.
+    pub(crate) fn new(loaded: &Loaded, names: impl IntoIterator<Item = String>) -> Result<Self, GpuError> {
+        let mut functions = HashMap::new();
+        for name in names {
+            let function = loaded.module.load_function(&name).map_err(GpuError::of("give a kernel"))?;
+            functions.insert(name, function);
+        }
+        Ok(Self { stream: loaded.context.default_stream(), functions })
+    }
+
+    /// Starts a kernel after those before it. Nothing for an empty grid.
+    #[allow(unsafe_code, reason = "a launch runs foreign code")]
+    pub(crate) fn launch(&self, name: &str, shape: Shape, args: &[Arg]) -> Result<(), GpuError> {
+        if shape.grid.0 == 0 || shape.grid.1 == 0 || shape.grid.2 == 0 {
+            return Ok(());
+        }
+        let function = self.functions.get(name);
+        let function = function.unwrap_or_else(|| unreachable!("{name} should have been asked for at the start"));
+        let mut launch = self.stream.launch_builder(function);
+        for arg in args {
+            match arg {
+                Arg::At(address) => launch.arg(address),
+                Arg::U32(value) => launch.arg(value),
+                Arg::F32(value) => launch.arg(value),
+            };
+        }
+        let config = LaunchConfig {
+            grid_dim: shape.grid,
+            block_dim: (shape.threads, 1, 1),
+            shared_mem_bytes: shape.shared_bytes,
+        };
+        // SAFETY: callers give each kernel the arguments that it declares, of memory that stays until the device is done;
+        // `validate` has checked every width and row count that they are made from.
+        unsafe { launch.launch(config) }.map_err(GpuError::of("start a kernel"))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kindling_kernels::DType;
+
+    use super::*;
+    use crate::tiles::Family;
+
+    #[test]
+    fn few_rows_and_many_have_their_kernels() {
+        let nvfp4 = Form::Tiles(Family::Nvfp4);
+        let chosen = |rows, has_picks| {
+            let (name, shape) = linear(nvfp4, 100, rows, has_picks);
+            (name, shape.grid)
+        };
+        assert_eq!(chosen(1, false), ("linear_nvfp4_8".into(), (7, 1, 1)));
+        assert_eq!(chosen(8, false), ("linear_nvfp4_8".into(), (7, 1, 1)));
+        assert_eq!(chosen(9, false), ("linear_nvfp4_32".into(), (7, 1, 1)));
+        assert_eq!(chosen(65, false), ("linear_nvfp4_32".into(), (7, 3, 1)));
+        assert_eq!(chosen(65, true), ("linear_nvfp4_8".into(), (7, 65, 1)));
+        let (name, shape) = linear(Form::Rows(DType::F16), 9, 3, false);
+        assert_eq!((name.as_str(), shape.grid, shape.threads), ("linear_f16", (3, 3, 1), 128));
+    }
+}

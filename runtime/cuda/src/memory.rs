@@ -1,0 +1,106 @@
+//! Memory of a device: a few regions that are taken at the start and given back at the end, and nothing between.
+#![allow(unsafe_code, reason = "the driver is foreign code")]
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, result, sys};
+
+use crate::driver::GpuError;
+
+/// Where things in a region begin: what 128-bit loads and the driver's own copies are fast with.
+pub(crate) const ALIGNMENT: usize = 256;
+
+/// An address of the device.
+pub(crate) type Address = u64;
+
+/// One piece of plain device memory, zero at first.
+pub(crate) struct Region {
+    context: Arc<CudaContext>,
+    start: Address,
+    num_bytes: usize,
+}
+
+impl Region {
+    /// Takes memory and clears it; `what` is for the message if there is none. Nothing is taken for no bytes.
+    pub(crate) fn new(context: &Arc<CudaContext>, num_bytes: usize, what: &'static str) -> Result<Self, GpuError> {
+        let mut region = Self { context: Arc::clone(context), start: 0, num_bytes };
+        if num_bytes > 0 {
+            let failed = || GpuError::of(what);
+            context.bind_to_thread().map_err(failed())?;
+            // SAFETY: a context is bound.
+            region.start = unsafe { result::malloc_sync(num_bytes) }.map_err(failed())?;
+            // SAFETY: just allocated, so many bytes.
+            unsafe { result::memset_d8_sync(region.start, 0, num_bytes) }.map_err(failed())?;
+        }
+        Ok(region)
+    }
+
+    /// What it holds.
+    pub(crate) const fn num_bytes(&self) -> usize {
+        self.num_bytes
+    }
+
+    /// The address of a byte in it.
+    pub(crate) fn at(&self, offset: usize) -> Address {
+        assert!(offset <= self.num_bytes, "byte {offset} of {}", self.num_bytes);
+        self.start + offset as u64
+    }
+
+    /// Copies to a place in it, and waits.
+    pub(crate) fn write<T: Copy>(&self, offset: usize, values: &[T]) -> Result<(), GpuError> {
+        self.check(offset, size_of_val(values));
+        if values.is_empty() {
+            return Ok(());
+        }
+        let failed = || GpuError::of("copy to the device");
+        self.context.bind_to_thread().map_err(failed())?;
+        // SAFETY: inside the region, and the copy is done when the call returns.
+        unsafe { result::memcpy_htod_sync(self.start + offset as u64, values) }.map_err(failed())
+    }
+
+    /// Copies from a place in it, after all that was asked for before.
+    pub(crate) fn read<T: Copy>(&self, offset: usize, values: &mut [T]) -> Result<(), GpuError> {
+        self.check(offset, size_of_val(values));
+        if values.is_empty() {
+            return Ok(());
+        }
+        let failed = || GpuError::of("copy from the device");
+        self.context.bind_to_thread().map_err(failed())?;
+        // SAFETY: inside the region, and the copy is done when the call returns.
+        unsafe { result::memcpy_dtoh_sync(values, self.start + offset as u64) }.map_err(failed())
+    }
+
+    fn check(&self, offset: usize, len: usize) {
+        let end = offset.checked_add(len);
+        assert!(end.is_some_and(|end| end <= self.num_bytes), "{len} bytes at {offset} of {}", self.num_bytes);
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        if self.start != 0 && self.context.bind_to_thread().is_ok() {
+            // SAFETY: allocated in `new`, and nobody has its address any more. What the driver says at the end helps nobody.
+            let _ = unsafe { result::memory_free(self.start as sys::CUdeviceptr) };
+        }
+    }
+}
+
+/// Places in a region that is to be: one after another.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Places {
+    num_bytes: usize,
+}
+
+impl Places {
+    /// The next place of so many bytes; `None` if they can't be counted.
+    pub(crate) fn take(&mut self, num_bytes: Option<usize>) -> Option<usize> {
+        let start = self.num_bytes;
+        self.num_bytes = start.checked_add(num_bytes?)?.checked_next_multiple_of(ALIGNMENT)?;
+        Some(start)
+    }
+
+    /// All of them.
+    pub(crate) const fn num_bytes(self) -> usize {
+        self.num_bytes
+    }
+}

@@ -1,0 +1,144 @@
+//! A plan on a device: its weights, cache and activations, and the kernels that it needs.
+
+mod attention;
+mod experts;
+mod ops;
+
+use std::sync::Arc;
+
+use kindling_kernels::rotary_frequencies::rotary_frequencies;
+use kindling_kernels::{BufferId, ExecuteError, Limits, MemoryUse, Op, Plan, PreparedModel, Rows, Step};
+
+use crate::activations::ActivationPlaces;
+use crate::driver::{GpuError, Loaded};
+use crate::kv_cache::KvCaches;
+use crate::launch::Kernels;
+use crate::memory::{Address, Region};
+use crate::weights::Weights;
+
+/// See the module.
+pub(crate) struct CudaModel {
+    plan: Plan,
+    limits: Limits,
+    weights: Weights,
+    caches: KvCaches,
+    places: ActivationPlaces,
+    activations: Region,
+    kernels: Kernels,
+    /// The step's data, as it is copied.
+    words: Vec<u32>,
+    /// What the driver said when it failed; nothing is asked of it after that.
+    failure: Option<GpuError>,
+    /// Last, so that it is given back last.
+    _loaded: Arc<Loaded>,
+}
+
+/// How large a step is.
+#[derive(Debug, Clone, Copy)]
+struct StepSize {
+    tokens: u32,
+    logits: u32,
+    /// Tokens of the longest sequence after the step.
+    context: usize,
+}
+
+impl CudaModel {
+    /// Asks for the kernels and copies what is small.
+    pub(crate) fn new(
+        (loaded, plan, limits): (&Arc<Loaded>, &Plan, &Limits),
+        weights: Weights,
+        caches: KvCaches,
+        (places, activations): (ActivationPlaces, Region),
+    ) -> Result<Self, GpuError> {
+        for (spec, (place, _)) in plan.rotaries.iter().zip(&places.rotaries) {
+            let factors = spec.frequency_factors.map(|id| weights.values(plan, id));
+            activations.write(*place, &rotary_frequencies(spec, factors))?;
+        }
+        let names = plan.ops.iter().flat_map(|op| ops::kernels(op, plan, &weights, limits));
+        let kernels = Kernels::new(loaded, names)?;
+        Ok(Self {
+            plan: plan.clone(),
+            limits: limits.clone(),
+            weights,
+            caches,
+            places,
+            activations,
+            kernels,
+            words: Vec::new(),
+            failure: None,
+            _loaded: Arc::clone(loaded),
+        })
+    }
+
+    fn run(&mut self, step: &Step, logits: &mut Vec<f32>) -> Result<(), GpuError> {
+        self.places.step_places.fill(step, &mut self.words);
+        self.activations.write(self.places.step, &self.words)?;
+        let contexts = step.sequences.iter().map(|sequence| sequence.context_len + sequence.query_len);
+        let size = StepSize {
+            tokens: step.token_ids.len() as u32,
+            logits: step.logit_indices.len() as u32,
+            context: contexts.max().unwrap_or(0),
+        };
+        for op in &self.plan.ops {
+            self.start(op, size)?;
+        }
+        logits.resize(step.logit_indices.len() * self.plan.vocab_size, 0.0);
+        self.activations.read(self.places.buffer(self.plan.logits), logits)
+    }
+
+    fn start(&self, op: &Op, size: StepSize) -> Result<(), GpuError> {
+        match op {
+            Op::PagedAttention { .. } => self.paged_attention(op, size),
+            Op::MoeExperts { .. } => self.moe_experts(op, size),
+            op => self.start_one(op, size),
+        }
+    }
+
+    fn at(&self, buffer: BufferId) -> Address {
+        self.activations.at(self.places.buffer(buffer))
+    }
+
+    /// The address of a list of the step.
+    fn of_step(&self, place: usize) -> Address {
+        self.activations.at(self.places.step + place)
+    }
+
+    fn width(&self, buffer: BufferId) -> u32 {
+        self.plan.buffers[buffer.0].width as u32
+    }
+
+    fn num_rows(&self, buffer: BufferId, size: StepSize) -> u32 {
+        match self.plan.buffers[buffer.0].rows {
+            Rows::Tokens => size.tokens,
+            Rows::Logits => size.logits,
+        }
+    }
+}
+
+impl PreparedModel for CudaModel {
+    fn execute(&mut self, step: &Step, logits: &mut Vec<f32>) -> Result<(), ExecuteError> {
+        step.validate(&self.plan, &self.limits)?;
+        logits.clear();
+        if step.token_ids.is_empty() {
+            return Ok(());
+        }
+        if self.failure.is_none() {
+            self.failure = self.run(step, logits).err();
+        }
+        match &self.failure {
+            None => Ok(()),
+            Some(failure) => {
+                logits.clear();
+                Err(ExecuteError::Device { backend: "cuda", problem: failure.to_string() })
+            }
+        }
+    }
+
+    fn memory(&self) -> MemoryUse {
+        MemoryUse {
+            weight_bytes: self.weights.num_bytes(),
+            kv_cache_bytes: self.caches.num_bytes(),
+            activation_bytes: self.activations.num_bytes(),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Keys and values into the cache, and attention over it.
+
+use kindling_kernels::{CacheGroupId, CacheGroupKind, Op};
+
+use super::{CudaModel, StepSize};
+use crate::activations::{most_spans, token_span_bytes};
+use crate::backend::kept_name;
+use crate::driver::GpuError;
+use crate::launch::{Arg, Shape};
+
+/// Threads of a block of the attention kernel, in warps.
+const WARPS: usize = 4;
+
+impl CudaModel {
+    /// Writes a step's keys and values.
+    pub(super) fn kv_cache_append(&self, op: &Op, size: StepSize) -> Result<(), GpuError> {
+        let Op::KvCacheAppend { key, value, group, layer, kv_scales: _ } = *op else {
+            unreachable!("start should have seen to {}", op.name())
+        };
+        let [keys, values] = self.caches.layer(group, layer);
+        let [key_scale, value_scale] = self.kv_scales(group, layer);
+        let spec = &self.plan.cache_groups[group.0];
+        let places = &self.places.step_places;
+        let args = [
+            Arg::At(keys),
+            Arg::At(values),
+            Arg::At(self.at(key)),
+            Arg::At(self.at(value)),
+            Arg::At(self.of_step(places.sequences)),
+            Arg::At(self.of_step(places.positions)),
+            Arg::At(self.of_step(places.tables[group.0])),
+            Arg::U32(places.table_len as u32),
+            Arg::U32(self.limits.block_size as u32),
+            Arg::U32(spec.num_kv_heads as u32),
+            Arg::U32(spec.head_dim as u32),
+            Arg::F32(key_scale),
+            Arg::F32(value_scale),
+        ];
+        let name = format!("kv_cache_append_{}", kept_name(self.limits.kv_type));
+        self.kernels.launch(&name, Shape::rows(size.tokens), &args)
+    }
+
+    /// What keys and values of 8 bits are divided by; 1 where the checkpoint says nothing.
+    fn kv_scales(&self, group: CacheGroupId, layer: usize) -> [f32; 2] {
+        let found = self.plan.ops.iter().find_map(|op| match *op {
+            Op::KvCacheAppend { group: own_group, layer: own_layer, kv_scales: Some((key, value)), .. }
+                if (own_group, own_layer) == (group, layer) =>
+            {
+                Some([key, value].map(|id| self.weights.values(&self.plan, id)[0]))
+            }
+            _ => None,
+        });
+        match self.limits.kv_type {
+            kindling_kernels::KvType::F8E4M3 => found.unwrap_or([1.0; 2]),
+            kindling_kernels::KvType::Wide => [1.0; 2],
+        }
+    }
+
+    /// Attention of as many tokens at a time as there is room for the results of their spans.
+    pub(super) fn paged_attention(&self, op: &Op, size: StepSize) -> Result<(), GpuError> {
+        let Op::PagedAttention { query, output, num_heads, scale, sinks, group, layer } = *op else {
+            unreachable!("start should have seen to {}", op.name())
+        };
+        let spec = &self.plan.cache_groups[group.0];
+        let spans = most_spans(spec, size.context);
+        let of_token = token_span_bytes(spec, num_heads, spans).unwrap_or(usize::MAX);
+        let at_a_time = (self.places.span_bytes / of_token).max(1) as u32;
+        let window = match spec.kind {
+            CacheGroupKind::Window { window } => window as u32,
+            CacheGroupKind::Full | CacheGroupKind::Recurrent { .. } => 0,
+        };
+        let [keys, values] = self.caches.layer(group, layer);
+        let [key_scale, value_scale] = self.kv_scales(group, layer);
+        let parts = self.activations.at(self.places.spans);
+        let sinks = sinks.map_or(0, |sinks| self.weights.vector(&self.plan, sinks));
+        let places = &self.places.step_places;
+        let name = format!("paged_attention_{}", kept_name(self.limits.kv_type));
+        for first in (0..size.tokens).step_by(at_a_time as usize) {
+            let tokens = at_a_time.min(size.tokens - first);
+            let row = u64::from(first) * u64::from(self.width(query)) * size_of::<f32>() as u64;
+            let word = u64::from(first) * size_of::<u32>() as u64;
+            let args = [
+                Arg::At(keys),
+                Arg::At(values),
+                Arg::At(self.at(query) + row),
+                Arg::At(parts),
+                Arg::At(self.of_step(places.sequences) + word),
+                Arg::At(self.of_step(places.positions) + word),
+                Arg::At(self.of_step(places.tables[group.0])),
+                Arg::U32(places.table_len as u32),
+                Arg::U32(self.limits.block_size as u32),
+                Arg::U32(spec.num_kv_heads as u32),
+                Arg::U32(spec.head_dim as u32),
+                Arg::U32(num_heads as u32),
+                Arg::U32(window),
+                Arg::F32(scale),
+                Arg::F32(key_scale),
+                Arg::F32(value_scale),
+            ];
+            let shape = Shape {
+                shared_bytes: (WARPS * spec.head_dim * size_of::<f32>()) as u32,
+                ..Shape::four_warps((spec.num_kv_heads as u32, tokens, spans as u32))
+            };
+            self.kernels.launch(&name, shape, &args)?;
+            let output = Arg::At(self.at(output) + row);
+            let args = [Arg::At(parts), Arg::At(sinks), output, Arg::U32(spec.head_dim as u32), Arg::U32(spans as u32)];
+            self.kernels.launch("paged_attention_finish", Shape::warps((num_heads as u32, tokens)), &args)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,181 @@
+//! The ops that are one kernel each.
+
+use kindling_kernels::rotary_frequencies::rotary_attention_factor;
+use kindling_kernels::{Activation, Limits, Op, Plan, RotaryStyle, RouteRule, WeightId};
+
+use super::{CudaModel, StepSize};
+use crate::backend::kept_name;
+use crate::driver::GpuError;
+use crate::launch::{self, Arg, Shape};
+use crate::memory::Address;
+use crate::weights::Weights;
+
+/// How `elementwise.cuh` calls activations, with their two figures.
+pub(super) const fn activation_args(activation: Activation) -> [Arg; 3] {
+    let (kind, alpha, limit) = match activation {
+        Activation::Silu => (0, 0.0, 0.0),
+        Activation::GeluTanh => (1, 0.0, 0.0),
+        Activation::Sigmoid => (2, 0.0, 0.0),
+        Activation::ClampedSwiglu { alpha, limit } => (3, alpha, limit),
+    };
+    [Arg::U32(kind), Arg::F32(alpha), Arg::F32(limit)]
+}
+
+/// The names of all kernels that an op may start.
+pub(super) fn kernels(op: &Op, plan: &Plan, weights: &Weights, limits: &Limits) -> Vec<String> {
+    let matrix = |id: WeightId| weights.matrix(plan, id).0;
+    let linear = |id: WeightId, has_picks| {
+        [1, u32::MAX].map(|rows| launch::linear(matrix(id).form, 1, rows, has_picks).0).to_vec()
+    };
+    match *op {
+        Op::EmbedTokens { weight, .. } => vec![launch::embed_tokens(matrix(weight).form)],
+        Op::Linear { weight, .. } => linear(weight, false),
+        Op::KvCacheAppend { .. } => vec![format!("kv_cache_append_{}", kept_name(limits.kv_type))],
+        Op::PagedAttention { .. } => {
+            vec![format!("paged_attention_{}", kept_name(limits.kv_type)), "paged_attention_finish".to_owned()]
+        }
+        Op::MoeExperts { experts, .. } => {
+            let mut names = ["moe_pick", "moe_sum", "gated_activation"].map(str::to_owned).to_vec();
+            names.extend([experts.gate, experts.up, experts.down].into_iter().flat_map(|id| linear(id, true)));
+            names
+        }
+        _ => vec![op.name().to_owned()],
+    }
+}
+
+/// What a linear layer computes with; no pointers where there are no picks.
+pub(super) struct LinearRows {
+    pub input: Address,
+    pub output: Address,
+    pub rows: u32,
+    pub picks: Address,
+    pub rows_per_input: u32,
+}
+
+impl CudaModel {
+    /// Starts the kernel of an op that has one.
+    pub(super) fn start_one(&self, op: &Op, size: StepSize) -> Result<(), GpuError> {
+        match *op {
+            Op::EmbedTokens { weight, output } => self.embed_tokens(weight, self.at(output), size.tokens),
+            Op::RmsNorm { input, weight, eps, weight_offset, group_width, output } => {
+                let groups = self.num_rows(input, size) * (self.width(input) / group_width as u32);
+                let weight = weight.map_or(0, |weight| self.weights.vector(&self.plan, weight));
+                let args = [
+                    Arg::At(self.at(input)),
+                    Arg::At(weight),
+                    Arg::At(self.at(output)),
+                    Arg::U32(group_width as u32),
+                    Arg::F32(eps),
+                    Arg::F32(weight_offset),
+                ];
+                self.kernels.launch(op.name(), Shape::four_warps((groups, 1, 1)), &args)
+            }
+            Op::Linear { input, weight, bias, output } => {
+                let rows = LinearRows {
+                    input: self.at(input),
+                    output: self.at(output),
+                    rows: self.num_rows(input, size),
+                    picks: 0,
+                    rows_per_input: 1,
+                };
+                self.linear((weight, bias), &rows)
+            }
+            Op::Rotary { buffer, num_heads, head_dim, table } => {
+                let (spec, (place, pairs)) = (&self.plan.rotaries[table.0], self.places.rotaries[table.0]);
+                let args = [
+                    Arg::At(self.at(buffer)),
+                    Arg::At(self.of_step(self.places.step_places.rotary_positions)),
+                    Arg::At(self.activations.at(place)),
+                    Arg::U32(num_heads as u32),
+                    Arg::U32(head_dim as u32),
+                    Arg::U32(pairs as u32),
+                    Arg::U32(u32::from(spec.style == RotaryStyle::Interleaved)),
+                    Arg::F32(rotary_attention_factor(spec)),
+                ];
+                self.kernels.launch(op.name(), Shape::rows(size.tokens), &args)
+            }
+            Op::KvCacheAppend { .. } => self.kv_cache_append(op, size),
+            Op::GatedActivation { gate, up, activation, output } => {
+                let count = self.num_rows(output, size) * self.width(output);
+                let [kind, alpha, limit] = activation_args(activation);
+                let buffers = [gate, up, output].map(|buffer| Arg::At(self.at(buffer)));
+                let args = [buffers[0], buffers[1], buffers[2], Arg::U32(count), kind, alpha, limit];
+                self.kernels.launch(op.name(), Shape::elements(count), &args)
+            }
+            _ => self.start_small(op, size),
+        }
+    }
+
+    /// The ops that change elements one by one, and the router.
+    fn start_small(&self, op: &Op, size: StepSize) -> Result<(), GpuError> {
+        let at = |buffer| Arg::At(self.at(buffer));
+        let count = |buffer| self.num_rows(buffer, size) * self.width(buffer);
+        let elements = |count, args: &[Arg]| self.kernels.launch(op.name(), Shape::elements(count), args);
+        match *op {
+            Op::Scale { buffer, factor, weight } => {
+                let weight = weight.map_or(0, |weight| self.weights.vector(&self.plan, weight));
+                let count = count(buffer);
+                elements(count, &[at(buffer), Arg::U32(count), Arg::F32(factor), Arg::At(weight)])
+            }
+            Op::SoftCap { buffer, cap } => {
+                let count = count(buffer);
+                elements(count, &[at(buffer), Arg::U32(count), Arg::F32(cap)])
+            }
+            Op::SigmoidGateRows { gate, output } => {
+                let count = count(output);
+                elements(count, &[at(gate), at(output), Arg::U32(count), Arg::U32(self.width(output))])
+            }
+            Op::Add { input, output } => {
+                let count = count(output);
+                elements(count, &[at(input), at(output), Arg::U32(count)])
+            }
+            Op::GatherLogitRows { input, output } => {
+                let (count, rows) = (count(output), self.of_step(self.places.step_places.logit_rows));
+                let width = Arg::U32(self.width(output));
+                elements(count, &[at(input), Arg::At(rows), at(output), Arg::U32(count), width])
+            }
+            Op::MoeRoute { logits, rule, top_k, output } => {
+                let rule = match rule {
+                    RouteRule::SoftmaxTopK { normalise: false } => 0,
+                    RouteRule::SoftmaxTopK { normalise: true } => 1,
+                    RouteRule::TopKSoftmax => 2,
+                };
+                let (rows, experts) = (self.num_rows(logits, size), self.width(logits));
+                let args = [at(logits), at(output), Arg::U32(experts), Arg::U32(rule), Arg::U32(top_k as u32)];
+                self.kernels.launch(op.name(), Shape::warps((rows, 1)), &args)
+            }
+            _ => unreachable!("start should have seen to {}", op.name()),
+        }
+    }
+
+    fn embed_tokens(&self, weight: WeightId, output: Address, tokens: u32) -> Result<(), GpuError> {
+        let (matrix, addresses) = self.weights.matrix(&self.plan, weight);
+        let mut args = vec![Arg::At(addresses.codes)];
+        if let launch::Form::Tiles(_) = matrix.form {
+            args.extend([Arg::At(addresses.scales), Arg::At(addresses.row_scales), Arg::U32(addresses.flags)]);
+        } else {
+            args.push(Arg::At(addresses.row_scales));
+        }
+        let ids = self.of_step(self.places.step_places.tokens);
+        args.extend([Arg::At(ids), Arg::At(output), Arg::U32(matrix.row_len as u32)]);
+        self.kernels.launch(&launch::embed_tokens(matrix.form), Shape::rows(tokens), &args)
+    }
+
+    /// A linear layer, or those of picked experts.
+    pub(super) fn linear(&self, (weight, bias): (WeightId, Option<WeightId>), rows: &LinearRows) -> Result<(), GpuError> {
+        let (matrix, addresses) = self.weights.matrix(&self.plan, weight);
+        let bias = bias.map_or(0, |bias| self.weights.vector(&self.plan, bias));
+        let features = matrix.features as u32;
+        let (name, shape) = launch::linear(matrix.form, features, rows.rows, rows.picks != 0);
+        let is_tiled = matches!(matrix.form, launch::Form::Tiles(_));
+        let mut args = vec![Arg::At(addresses.codes)];
+        args.extend(is_tiled.then_some(Arg::At(addresses.scales)));
+        args.push(Arg::At(addresses.row_scales));
+        args.extend(is_tiled.then_some(Arg::U32(addresses.flags)));
+        args.extend([Arg::At(bias), Arg::At(rows.input), Arg::At(rows.output)]);
+        args.extend([Arg::U32(features), Arg::U32(matrix.row_len as u32)]);
+        args.extend(is_tiled.then_some(Arg::U32(rows.rows)));
+        args.extend([Arg::At(rows.picks), Arg::U32(rows.rows_per_input)]);
+        self.kernels.launch(&name, shape, &args)
+    }
+}
