@@ -87,7 +87,7 @@ pub struct MachineArgs {
     /// Threads to compute with [default: the cores this process may use]
     #[arg(long, env = "KINDLING_THREADS")]
     threads: Option<usize>,
-    /// What computes: cpu, or reference, which is slow and plain and serves to check the other.
+    /// What computes: cpu; cuda, the first NVIDIA GPU; or reference, which is slow and plain and serves to check the others.
     #[arg(long, default_value = "cpu")]
     backend: BackendArg,
     /// Say what this file says in place of computing: for tests of what stands in front (docs/scripted-engine.md)
@@ -108,6 +108,7 @@ pub struct MachineArgs {
 #[derive(Clone, Copy, ValueEnum)]
 enum BackendArg {
     Cpu,
+    Cuda,
     Reference,
 }
 
@@ -121,6 +122,7 @@ impl MachineArgs {
         config.speculative_tokens = *speculative_tokens;
         config.backend = match backend {
             BackendArg::Cpu => BackendKind::Cpu,
+            BackendArg::Cuda => BackendKind::Cuda,
             BackendArg::Reference => BackendKind::Reference,
         };
         config.script = script.as_deref().map(Script::read).transpose()?;

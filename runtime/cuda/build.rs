@@ -69,7 +69,17 @@ fn release_of(nvcc: &str) -> Option<(u32, u32)> {
 fn compile(nvcc: &Path, fatbin: &Path, usage: &Path) {
     let targets = fs::read_to_string("targets.txt").expect("read targets.txt");
     let mut command = Command::new(nvcc);
-    command.args(["-fatbin", "-std=c++17", "-O3", "-lineinfo", "-Werror", "all-warnings", "-Xptxas", "-v"]);
+    command.args([
+        "-fatbin",
+        "-std=c++17",
+        "-O3",
+        "-lineinfo",
+        "--compress-mode=size",
+        "-Werror",
+        "all-warnings",
+        "-Xptxas",
+        "-v",
+    ]);
     for target in list(&targets) {
         // Machine code is named after the virtual architecture that it comes from.
         let number = target.trim_start_matches("sm_").trim_start_matches("compute_");

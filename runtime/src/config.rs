@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use kindling_cuda::CudaBackend;
 use kindling_kernels::{Backend, CacheGroupKind, CacheGroupSpec, CpuBackend, KvType, Limits, Plan, ReferenceBackend};
 
 use crate::script::Script;
@@ -21,6 +22,8 @@ pub enum BackendKind {
     /// The fast one for this machine's processor.
     #[default]
     Cpu,
+    /// The first NVIDIA GPU.
+    Cuda,
     /// The numeric truth: slow.
     Reference,
 }
@@ -32,6 +35,7 @@ impl BackendKind {
         match self {
             Self::Cpu if has_budget => Box::new(CpuBackend::new().filling()),
             Self::Cpu => Box::new(CpuBackend::new()),
+            Self::Cuda => Box::new(CudaBackend::new()),
             Self::Reference => Box::new(ReferenceBackend),
         }
     }

@@ -47,7 +47,8 @@ __device__ inline void linear_tiles(const Tiles &tiles, const float *bias, const
     for (unsigned chunk = warp; chunk < tiles.chunks; chunk += LINEAR_WARPS) {
         uint32_t a[4][4];
         Family::fragments(codes_of<Family>(tiles, tile_row, chunk), scales_of<Family>(tiles, tile_row, chunk), tiles.flags, lane, a);
-        for (unsigned j = 0; j < J; ++j) {
+        // The whole warp has rows left, or none of it.
+        for (unsigned j = 0; j < J && first_row + j * MMA_ROWS < end_row; ++j) {
             const unsigned row = first_row + j * MMA_ROWS + lane / 4;
             uint32_t b[4][2] = {};
             if (row < end_row) {
@@ -119,7 +120,15 @@ struct F16Row {
     static constexpr unsigned BYTES = 2;
 };
 
-// Without matrix instructions, row by row and in f32: for types that BF16 would cut, which are small matrices in practice.
+struct Bf16Row {
+    __device__ static float at(const uint8_t *row, unsigned column) {
+        return bf16_to_float(reinterpret_cast<const uint16_t *>(row)[column]);
+    }
+    static constexpr unsigned BYTES = 2;
+};
+
+// Without matrix instructions, row by row, with activations in f32: for types that BF16 would cut and for routers, whose
+// choice a rounded activation would change. Small matrices in practice.
 // A warp to an output; grid: four features, rows; block: 128.
 template <class Row>
 __device__ inline void linear_rows(const uint8_t *weight, const float *row_scales, const float *bias, const float *input, float *output,
@@ -152,4 +161,5 @@ __device__ inline void linear_rows(const uint8_t *weight, const float *row_scale
 
 LINEAR_ROWS_KERNEL(linear_f32, F32Row)
 LINEAR_ROWS_KERNEL(linear_f16, F16Row)
+LINEAR_ROWS_KERNEL(linear_bf16, Bf16Row)
 #undef LINEAR_ROWS_KERNEL

@@ -55,7 +55,8 @@ impl ActivationPlaces {
     /// `None` if it can't be counted.
     pub(crate) fn new(plan: &Plan, limits: &Limits) -> Option<Self> {
         let mut places = Places::default();
-        let floats = |sizes: &[usize]| sizes.iter().try_fold(size_of::<f32>(), |product, size| product.checked_mul(*size));
+        let floats =
+            |sizes: &[usize]| sizes.iter().try_fold(size_of::<f32>(), |product, size| product.checked_mul(*size));
         let rows = |rows| match rows {
             Rows::Tokens => limits.max_tokens_per_step,
             Rows::Logits => limits.max_logits_per_step,
@@ -124,5 +125,7 @@ pub(crate) fn most_spans(group: &CacheGroupSpec, context: usize) -> usize {
 
 /// Bytes of the results of a token's spans.
 pub(crate) fn token_span_bytes(group: &CacheGroupSpec, num_heads: usize, spans: usize) -> Option<usize> {
-    [num_heads, spans, group.head_dim + SPAN_HEAD].iter().try_fold(size_of::<f32>(), |product, size| product.checked_mul(*size))
+    [num_heads, spans, group.head_dim + SPAN_HEAD]
+        .iter()
+        .try_fold(size_of::<f32>(), |product, size| product.checked_mul(*size))
 }

@@ -1,14 +1,14 @@
 //! The backend for GPUs: eager, one kernel after another.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use kindling_kernels::{
-    Backend, CacheGroupKind, KvType, Limits, LoadProgress, MemoryUse, Op, Plan, PrepareError, PreparedModel, WeightSource,
-    validate,
+    Backend, CacheGroupKind, KvType, Limits, LoadProgress, MemoryUse, Op, Plan, PrepareError, PreparedModel,
+    WeightSource, validate,
 };
 
 use crate::activations::ActivationPlaces;
-use crate::driver::{GpuError, Loaded};
+use crate::driver::{GpuError, Loaded, probe};
 use crate::kv_cache::{KvCaches, KvPlaces};
 use crate::memory::Region;
 use crate::model::CudaModel;
@@ -18,14 +18,30 @@ use crate::weights::{Layout, Weights};
 const MAX_HEAD_DIM: usize = 512;
 
 /// Computes on one device.
+#[derive(Default)]
 pub struct CudaBackend {
-    loaded: Arc<Loaded>,
+    /// Once it is there.
+    loaded: OnceLock<Arc<Loaded>>,
 }
 
 impl CudaBackend {
+    /// On the driver's first device; nobody asks the driver before a model is prepared.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
     /// On a device that has the kernels.
-    pub fn new(loaded: Loaded) -> Self {
-        Self { loaded: Arc::new(loaded) }
+    pub fn on(loaded: Loaded) -> Self {
+        Self { loaded: OnceLock::from(Arc::new(loaded)) }
+    }
+
+    fn loaded(&self) -> Result<&Arc<Loaded>, GpuError> {
+        if let Some(loaded) = self.loaded.get() {
+            return Ok(loaded);
+        }
+        let gpu = probe()?.into_iter().next().ok_or(GpuError::NoDevice)?;
+        let loaded = Arc::new(gpu.load()?);
+        Ok(self.loaded.get_or_init(|| loaded))
     }
 }
 
@@ -35,8 +51,7 @@ impl Backend for CudaBackend {
     }
 
     fn kernels(&self) -> Vec<String> {
-        let target = self.loaded.code.target;
-        [format!("linear: bf16 mma, {target}"), format!("paged_attention: by spans, {target}")].to_vec()
+        ["linear: bf16 mma", "paged_attention: by spans of 256"].map(str::to_owned).to_vec()
     }
 
     fn prepare(
@@ -48,8 +63,9 @@ impl Backend for CudaBackend {
     ) -> Result<Box<dyn PreparedModel>, PrepareError> {
         check(plan, limits)?;
         let places = Places::new(plan, weights, limits)?;
+        let loaded = self.loaded().map_err(GpuError::preparing)?;
         let take = |num_bytes, what: &'static str| {
-            Region::new(&self.loaded.context, num_bytes, what).map_err(|error| match error {
+            Region::new(&loaded.context, num_bytes, what).map_err(|error| match error {
                 GpuError::NoMemory { .. } => PrepareError::Memory { what, num_bytes },
                 error => error.preparing(),
             })
@@ -58,7 +74,7 @@ impl Backend for CudaBackend {
         let caches = KvCaches::new(places.caches, take(places.kv_bytes, "the KV cache")?);
         let activations = take(places.activations.num_bytes, "activations")?;
         let weights = Weights::load((plan, weights, limits.num_threads), places.weights, region, progress)?;
-        let model = CudaModel::new((&self.loaded, plan, limits), weights, caches, (places.activations, activations));
+        let model = CudaModel::new((loaded, plan, limits), weights, caches, (places.activations, activations));
         Ok(Box::new(model.map_err(GpuError::preparing)?))
     }
 

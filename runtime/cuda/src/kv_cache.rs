@@ -13,7 +13,11 @@ pub(crate) struct KvPlaces {
 
 impl KvPlaces {
     /// `None` if it can't be counted.
-    pub(crate) fn new(group: &CacheGroupSpec, (limits, num_blocks): (&Limits, usize), places: &mut Places) -> Option<Self> {
+    pub(crate) fn new(
+        group: &CacheGroupSpec,
+        (limits, num_blocks): (&Limits, usize),
+        places: &mut Places,
+    ) -> Option<Self> {
         let element_bytes = match limits.kv_type {
             KvType::Wide => 2,
             KvType::F8E4M3 => 1,

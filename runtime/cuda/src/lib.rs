@@ -1,4 +1,5 @@
-//! The GPU: its driver, the kernels as one embedded fatbin, and why it can or cannot be used.
+//! The backend for GPUs: the driver, the kernels as one embedded fatbin, plans computed with them, and why a device can or
+//! cannot be used.
 //!
 //! The program links no CUDA library: `libcuda` is opened when somebody asks, and its absence is an answer like any other.
 //! Beside `kindling-kernels` the only crate that may hold `unsafe` code.

@@ -153,8 +153,7 @@ mod tests {
     use super::*;
     use crate::fragments::Operands;
 
-    const FAMILIES: [Family; 6] =
-        [Family::Bf16, Family::Fp8, Family::Int4, Family::Int8, Family::Nvfp4, Family::Mxfp4];
+    const FAMILIES: [Family; 6] = [Family::Bf16, Family::Fp8, Family::Int4, Family::Int8, Family::Nvfp4, Family::Mxfp4];
 
     #[test]
     fn every_element_has_its_own_place() {

@@ -17,7 +17,7 @@ use crate::tiles::{COLUMNS, Family, ROWS, RowCodes, TileRow};
 pub(crate) enum Form {
     /// In tiles.
     Tiles(Family),
-    /// Row by row, as stored: F32 or F16.
+    /// Row by row, as stored: F32 and F16, and routers in BF16.
     Rows(DType),
 }
 
@@ -44,7 +44,10 @@ pub(crate) struct Matrix {
 enum Placed {
     Matrix(Matrix),
     /// As f32.
-    Vector { place: usize, len: usize },
+    Vector {
+        place: usize,
+        len: usize,
+    },
 }
 
 /// Where all weights of a plan lie.
@@ -67,7 +70,7 @@ pub(crate) struct MatrixAddresses {
 impl Layout {
     /// Reads nothing but what describes the weights.
     pub(crate) fn new(plan: &Plan, source: &dyn WeightSource) -> Result<Self, PrepareError> {
-        let finder = Finder { matrices: matrices(plan), state: Mutex::default() };
+        let finder = Finder { matrices: matrices(plan), routers: routers(plan), state: Mutex::default() };
         hold_weights(plan, source, &finder)?;
         let (placed, places) = finder.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(Self { placed, num_bytes: places.num_bytes() })
@@ -99,9 +102,26 @@ fn matrices(plan: &Plan) -> HashSet<&str> {
     ids.map(|id| plan.weights[id.0].name.as_str()).collect()
 }
 
+/// Names of the matrices whose output chooses experts: a rounded activation would choose others.
+fn routers(plan: &Plan) -> HashSet<&str> {
+    let logits = plan.ops.iter().filter_map(|op| match *op {
+        Op::MoeRoute { logits, .. } => Some(logits),
+        _ => None,
+    });
+    let logits: HashSet<_> = logits.collect();
+    let ids = plan.ops.iter().filter_map(|op| match *op {
+        Op::Linear { weight, output, .. } if logits.contains(&output) => Some(weight),
+        _ => None,
+    });
+    let looked_up =
+        |id: &WeightId| plan.ops.iter().any(|op| matches!(op, Op::EmbedTokens { weight, .. } if weight == id));
+    ids.filter(|id| !looked_up(id)).map(|id| plan.weights[id.0].name.as_str()).collect()
+}
+
 /// Finds places.
 struct Finder<'a> {
     matrices: HashSet<&'a str>,
+    routers: HashSet<&'a str>,
     state: Mutex<(HashMap<String, Placed>, Places)>,
 }
 
@@ -117,7 +137,9 @@ impl Keeper for Finder<'_> {
             return Ok(());
         }
         let found = if self.matrices.contains(name.as_str()) {
-            Placed::Matrix(place_matrix(&head, places).ok_or_else(refused)?)
+            let family = Family::of(head.dtype);
+            let is_router = family == Some(Family::Bf16) && self.routers.contains(name.as_str());
+            Placed::Matrix(place_matrix(&head, family.filter(|_| !is_router), places).ok_or_else(refused)?)
         } else {
             let len = head.spec.num_rows().checked_mul(head.spec.row_len()).ok_or_else(refused)?;
             Placed::Vector { place: places.take(len.checked_mul(size_of::<f32>())).ok_or_else(refused)?, len }
@@ -129,11 +151,12 @@ impl Keeper for Finder<'_> {
     fn rows(&self, (): &mut (), _: usize, _: &[u8]) {}
 }
 
-fn place_matrix(head: &WeightHead<'_>, places: &mut Places) -> Option<Matrix> {
+/// Without a family it stays as it is, row by row.
+fn place_matrix(head: &WeightHead<'_>, family: Option<Family>, places: &mut Places) -> Option<Matrix> {
     let (spec, dtype, row_len) = (head.spec, head.dtype, head.spec.row_len());
     let features = spec.shape[spec.shape.len() - 2];
     let num_matrices = spec.num_rows() / features.max(1);
-    let Some(family) = Family::of(dtype) else {
+    let Some(family) = family else {
         let rows = num_matrices.checked_mul(features)?;
         let codes = places.take(rows.checked_mul(dtype.bytes_for(row_len)?))?;
         let row_scales = head.row_scales.is_some().then(|| places.take(rows.checked_mul(size_of::<f32>())));
@@ -147,7 +170,8 @@ fn place_matrix(head: &WeightHead<'_>, places: &mut Places) -> Option<Matrix> {
     let scales = places.take(tiles.checked_mul(scale_bytes(family, dtype)))?;
     // Whole numbers from blocks of 256 bring a power of two for each row.
     let has_factors = head.row_scales.is_some() || dtype.block_elements() == 256;
-    let row_scales = if has_factors { Some(places.take((tile_rows * ROWS).checked_mul(size_of::<f32>()))?) } else { None };
+    let row_scales =
+        if has_factors { Some(places.take((tile_rows * ROWS).checked_mul(size_of::<f32>()))?) } else { None };
     Some(Matrix { form: Form::Tiles(family), features, row_len, dtype, codes, scales, row_scales })
 }
 
@@ -179,7 +203,9 @@ impl Weights {
         }
         let mut vectors = HashMap::new();
         for (spec, held) in plan.weights.iter().zip(held) {
-            if let (Some(Placed::Vector { place, .. }), Held::Vector { values, .. }) = (layout.placed.get(&spec.name), held) {
+            if let (Some(Placed::Vector { place, .. }), Held::Vector { values, .. }) =
+                (layout.placed.get(&spec.name), held)
+            {
                 region.write(*place, &values).map_err(GpuError::preparing)?;
                 vectors.insert(spec.name.clone(), values);
             }

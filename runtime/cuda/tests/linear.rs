@@ -9,9 +9,7 @@ use std::sync::Arc;
 
 use common::op_plans::linear;
 use common::plans::PlanBuilder;
-use common::{
-    DTYPES, LONG_DTYPES, Part, assert_close, limits, prepare, relative_error, rows_step, run, step,
-};
+use common::{DTYPES, LONG_DTYPES, Part, assert_close, limits, prepare, relative_error, rows_step, run, step};
 use kindling_kernels::{DType, Op, ReferenceBackend, Rows, TensorScale};
 
 /// Activations are rounded to BF16, and so are weights that are whole numbers with a scale. Measured on 2026-11-23 on the

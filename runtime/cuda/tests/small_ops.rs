@@ -113,8 +113,11 @@ fn rotation_matches_reference_for_both_styles_and_scalings() {
 #[test]
 fn routes_match_reference_for_every_rule() {
     let Some(backend) = device::backend() else { return };
-    let rules =
-        [RouteRule::SoftmaxTopK { normalise: false }, RouteRule::SoftmaxTopK { normalise: true }, RouteRule::TopKSoftmax];
+    let rules = [
+        RouteRule::SoftmaxTopK { normalise: false },
+        RouteRule::SoftmaxTopK { normalise: true },
+        RouteRule::TopKSoftmax,
+    ];
     for rule in rules {
         for (num_experts, top_k) in [(1, 1), (4, 4), (8, 2), (128, 8), (60, 4)] {
             let mut builder = PlanBuilder::new(num_experts);

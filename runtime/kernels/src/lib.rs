@@ -2,9 +2,10 @@
 //!
 //! A model is lowered once (by `kindling-models`) to a [`Plan`]: ops, buffers in one arena, weights by name,
 //! cache groups. A [`Backend`] prepares a plan with its weights and then executes ragged [`Step`]s.
-//! `reference` interprets the plan in plain f32 and is the numeric truth; `cpu` is the product.
+//! `reference` interprets the plan in plain f32 and is the numeric truth; `cpu` is the product; `cuda` is in a crate of its
+//! own, `kindling-cuda`.
 //!
-//! This crate knows no request, no tokenizer, no file format. It is the only one that may hold `unsafe` code.
+//! This crate knows no request, no tokenizer, no file format. Beside `kindling-cuda` it is the only one that may hold `unsafe` code.
 
 pub mod backend;
 pub mod cpu;

@@ -6,12 +6,8 @@ use std::sync::Arc;
 
 use common::op_plans::linear;
 use common::plans::PlanBuilder;
-use common::{
-    DTYPES, LONG_DTYPES, Part, assert_close, cpu_backends, limits, prepare, relative_error, run, step,
-};
-use kindling_kernels::{
-    Activation, Backend, CpuBackend, DType, Limits, Op, ReferenceBackend, Rows, Step, TensorScale,
-};
+use common::{DTYPES, LONG_DTYPES, Part, assert_close, cpu_backends, limits, prepare, relative_error, run, step};
+use kindling_kernels::{Activation, Backend, CpuBackend, DType, Limits, Op, ReferenceBackend, Rows, Step, TensorScale};
 
 /// Activations are rounded to int8: measured 2.0e-2 for a single sum of 32 products and 7.9e-3 at most elsewhere on
 /// 2026-11-22.

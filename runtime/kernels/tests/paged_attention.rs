@@ -5,10 +5,7 @@ mod common;
 
 use common::op_plans::{attention, attention_with, in_steps};
 use common::{NUM_BLOCKS, Part, Rng, assert_close, cpu_backends, limits, prepare, run, step};
-use kindling_kernels::{
-    CacheGroupKind, EVICTED_BLOCK, KvType, Limits,
-    ReferenceBackend, WeightSource,
-};
+use kindling_kernels::{CacheGroupKind, EVICTED_BLOCK, KvType, Limits, ReferenceBackend, WeightSource};
 
 /// Keys and values are rounded to f16: measured 2.5e-4 at most on 2026-11-22.
 const TOLERANCE: f64 = 5e-4;

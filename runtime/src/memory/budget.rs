@@ -57,23 +57,24 @@ impl Need {
         limits: &Limits,
     ) -> Result<Self, PrepareError> {
         let MemoryUse { weight_bytes, kv_cache_bytes, activation_bytes } = backend.predict(plan, weights, limits)?;
+        let device = if backend.name() == "cuda" { Device::Cuda } else { Device::Cpu };
         let tensors = plan.weights.iter().filter_map(|weight| weights.describe(&weight.name));
         let largest = tensors.map(|tensor| (tensor.num_rows() * tensor.row_bytes()) as u64).max().unwrap_or(0);
         Ok(Self {
             weights: Bytes(weight_bytes as u64),
             kv_cache: Bytes(kv_cache_bytes as u64),
             activations: Bytes(activation_bytes as u64),
-            process: process(plan, limits),
-            load_transient: Device::Cpu.load_transient(Bytes(largest)),
+            process: process(device, plan, limits),
+            load_transient: device.load_transient(Bytes(largest)),
         })
     }
 }
 
-fn process(plan: &Plan, limits: &Limits) -> Bytes {
+fn process(device: Device, plan: &Plan, limits: &Limits) -> Bytes {
     let groups = plan.cache_groups.iter().zip(&limits.num_blocks);
     let full = groups.filter(|(group, _)| group.kind == CacheGroupKind::Full).map(|(_, blocks)| *blocks).max();
     // Whoever has no such group notes less than is reserved for it.
-    Device::Cpu.process(Some(plan.vocab_size as u64), limits.max_sequences as u64, full.unwrap_or(0) as u64)
+    device.process(Some(plan.vocab_size as u64), limits.max_sequences as u64, full.unwrap_or(0) as u64)
 }
 
 /// The limits within the budget of `config`, and what they take. Without a budget the limits stay as they are.

@@ -162,7 +162,11 @@ impl CudaModel {
     }
 
     /// A linear layer, or those of picked experts.
-    pub(super) fn linear(&self, (weight, bias): (WeightId, Option<WeightId>), rows: &LinearRows) -> Result<(), GpuError> {
+    pub(super) fn linear(
+        &self,
+        (weight, bias): (WeightId, Option<WeightId>),
+        rows: &LinearRows,
+    ) -> Result<(), GpuError> {
         let (matrix, addresses) = self.weights.matrix(&self.plan, weight);
         let bias = bias.map_or(0, |bias| self.weights.vector(&self.plan, bias));
         let features = matrix.features as u32;

@@ -12,7 +12,7 @@ use kindling_cuda::{CudaBackend, Loaded, image, probe};
 
 /// A backend, or nothing where the program was built without kernels, which is said aloud.
 pub fn backend() -> Option<CudaBackend> {
-    loaded().map(CudaBackend::new)
+    loaded().map(CudaBackend::on)
 }
 
 /// A device that has the kernels.
@@ -20,6 +20,11 @@ pub fn loaded() -> Option<Loaded> {
     if !image::is_there() {
         assert!(std::env::var_os("KINDLING_REQUIRE_NVCC").is_none(), "built without CUDA: no nvcc was there");
         println!("SKIPPED: kernels: built without CUDA, no nvcc was there (`cargo xtask setup`)");
+        return None;
+    }
+    if !is_real() && Command::new("c++").arg("--version").output().is_err() {
+        assert!(std::env::var_os("KINDLING_REQUIRE_NVCC").is_none(), "no C++ compiler (c++)");
+        println!("SKIPPED: kernels: no GPU, and no C++ compiler (c++) for the stand-in");
         return None;
     }
     if !is_real() {
@@ -49,8 +54,11 @@ fn open_stand_in() {
 fn compile_stand_in() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (sources, kernels) = (root.join("tests/stand_in"), root.join("kernels"));
-    let mut files: Vec<PathBuf> =
-        [&sources, &kernels].iter().flat_map(|folder| folder.read_dir().unwrap()).map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> = [&sources, &kernels]
+        .iter()
+        .flat_map(|folder| folder.read_dir().unwrap())
+        .map(|entry| entry.unwrap().path())
+        .collect();
     files.sort();
     let mut hasher = DefaultHasher::new();
     files.iter().for_each(|file| std::fs::read(file).unwrap().hash(&mut hasher));
@@ -62,7 +70,11 @@ fn compile_stand_in() -> PathBuf {
     let object = own.with_extension("o");
     let run = |command: &mut Command| assert!(command.status().expect("a C++ compiler").success(), "{command:?}");
     let warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"];
-    run(Command::new("cc").args(["-O2", "-fPIC", "-c", "-o"]).arg(&object).args(warnings).arg(sources.join("libcuda.c")));
+    run(Command::new("cc")
+        .args(["-O2", "-fPIC", "-c", "-o"])
+        .arg(&object)
+        .args(warnings)
+        .arg(sources.join("libcuda.c")));
     run(Command::new("c++")
         .args(["-std=c++17", "-O2", "-fPIC", "-shared", "-Wl,-soname,libcuda.so", "-Wl,-z,defs", "-o"])
         .arg(&own)

@@ -163,12 +163,6 @@ template <auto Kernel, class... Types> void call_with(void (*)(Types...), void *
 
 template <auto Kernel> void call_kernel(void **arguments) { call_with<Kernel>(Kernel, arguments); }
 
-// The element of a matrix that a lane holds in a register, for m16n8k16 (2 to a register) and m16n8k64 (8).
-// Here is where along the inner side an element of a lane's register of B lies; those of A agree with it.
-unsigned k_of_b(unsigned per, unsigned lane, unsigned reg, unsigned i) { return lane % 4 * per + i + 4 * per * reg; }
-
-float bf16(uint32_t bits) { return __uint_as_float(bits << 16); }
-
 float e2m1(uint32_t code) {
     static const float magnitudes[8] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
     return (code & 8 ? -1.0f : 1.0f) * magnitudes[code & 7];
@@ -179,49 +173,8 @@ float ue4m3(uint32_t code) {
     return exponent == 0 ? std::ldexp((float)mantissa, -9) : std::ldexp(8.0f + mantissa, exponent - 10);
 }
 
-constexpr unsigned A = 0, B = 4, C = 6, A_SCALES = 10, B_SCALES = 11;
-
-const Words *exchange_operands(const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4], uint32_t a_scales,
-                               uint32_t b_scales) {
-    Words mine{};
-    std::memcpy(&mine.word[A], a, sizeof a);
-    std::memcpy(&mine.word[B], b, sizeof b);
-    std::memcpy(&mine.word[C], c, sizeof c);
-    mine.word[A_SCALES] = a_scales;
-    mine.word[B_SCALES] = b_scales;
-    return exchange(mine);
-}
-
-// A row of A times a column of B: each lane of a quad holds a part of both.
-void multiply(float (&d)[4], const Words *all, const float (&c)[4], bool is_fp4) {
-    const unsigned per = is_fp4 ? 8 : 2, bits = 32 / per, mask = is_fp4 ? 15 : 0xffff;
-    auto value = [&](uint32_t word, unsigned i) {
-        const uint32_t code = word >> (bits * i) & mask;
-        return is_fp4 ? e2m1(code) : bf16(code);
-    };
-    const unsigned own = current->lane;
-    for (unsigned reg = 0; reg < 4; ++reg) {
-        const unsigned row = own / 4 + 8 * (reg / 2), column = own % 4 * 2 + reg % 2;
-        double sum = 0;
-        for (unsigned t = 0; t < 4; ++t) {
-            const Words &left = all[row % 8 * 4 + t], &right = all[column * 4 + t];
-            for (unsigned half = 0; half < 2; ++half) {
-                for (unsigned i = 0; i < per; ++i) {
-                    double product = (double)value(left.word[A + row / 8 + 2 * half], i) * value(right.word[B + half], i);
-                    if (is_fp4) {
-                        const unsigned block = k_of_b(per, t, half, i) / 16;
-                        // The scales of rows 8 to 15 are given by the second lane of a quad.
-                        const uint32_t a_scales = all[row % 8 * 4 + row / 8].word[A_SCALES];
-                        const uint32_t b_scales = all[column * 4].word[B_SCALES];
-                        product *= (double)ue4m3(a_scales >> (8 * block) & 255) * ue4m3(b_scales >> (8 * block) & 255);
-                    }
-                    sum += product;
-                }
-            }
-        }
-        d[reg] = (float)(sum + c[reg]);
-    }
-}
+// What a lane gives to m16n8k64: its registers and its scales.
+constexpr unsigned A = 0, B = 4, A_SCALES = 6, B_SCALES = 7;
 
 } // namespace
 
@@ -240,13 +193,62 @@ const Words *exchange(const Words &mine) {
     return words;
 }
 
+// Row and column of D of a lane's register.
+unsigned row_of_d(unsigned lane, unsigned reg) { return lane / 4 + 8 * (reg / 2); }
+unsigned column_of_d(unsigned lane, unsigned reg) { return lane % 4 * 2 + reg % 2; }
+
+// Every lane gives numbers rather than registers: two for each of four registers of A, then two for each of two of B.
 void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4]) {
-    multiply(d, exchange_operands(a, b, c, 0, 0), c, false);
+    Words mine;
+    for (unsigned i = 0; i < 6; ++i) {
+        const uint32_t word = i < 4 ? a[i] : b[i - 4];
+        mine.word[2 * i] = word << 16;
+        mine.word[2 * i + 1] = word & 0xffff0000u;
+    }
+    const Words *all = exchange(mine);
+    auto number = [&](unsigned lane, unsigned i) { return (double)__uint_as_float(all[lane].word[i]); };
+    for (unsigned reg = 0; reg < 4; ++reg) {
+        const unsigned row = row_of_d(current->lane, reg), column = column_of_d(current->lane, reg);
+        double sum = 0;
+        // The four lanes of the row's quad and of the column's have the same places along the inner side.
+        for (unsigned t = 0; t < 4; ++t) {
+            for (unsigned half = 0; half < 2; ++half) {
+                for (unsigned i = 0; i < 2; ++i) {
+                    const unsigned of_a = 2 * (row / 8 + 2 * half) + i, of_b = 8 + 2 * half + i;
+                    sum += number(row % 8 * 4 + t, of_a) * number(column * 4 + t, of_b);
+                }
+            }
+        }
+        d[reg] = (float)(sum + c[reg]);
+    }
 }
 
 void mma_nvfp4(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4], uint32_t a_scales,
                uint32_t b_scales) {
-    multiply(d, exchange_operands(a, b, c, a_scales, b_scales), c, true);
+    Words mine{};
+    std::memcpy(&mine.word[A], a, sizeof a);
+    std::memcpy(&mine.word[B], b, sizeof b);
+    mine.word[A_SCALES] = a_scales;
+    mine.word[B_SCALES] = b_scales;
+    const Words *all = exchange(mine);
+    for (unsigned reg = 0; reg < 4; ++reg) {
+        const unsigned row = row_of_d(current->lane, reg), column = column_of_d(current->lane, reg);
+        // The scales of rows 8 to 15 are given by the second lane of a quad.
+        const uint32_t row_scales = all[row % 8 * 4 + row / 8].word[A_SCALES], column_scales = all[column * 4].word[B_SCALES];
+        double sum = 0;
+        for (unsigned t = 0; t < 4; ++t) {
+            for (unsigned half = 0; half < 2; ++half) {
+                const uint32_t of_a = all[row % 8 * 4 + t].word[A + row / 8 + 2 * half], of_b = all[column * 4 + t].word[B + half];
+                // Eight neighbours share a scale.
+                const unsigned block = (8 * t + 32 * half) / 16;
+                const double scale = (double)ue4m3(row_scales >> (8 * block) & 255) * ue4m3(column_scales >> (8 * block) & 255);
+                for (unsigned i = 0; i < 8; ++i) {
+                    sum += scale * e2m1(of_a >> (4 * i) & 15) * e2m1(of_b >> (4 * i) & 15);
+                }
+            }
+        }
+        d[reg] = (float)(sum + c[reg]);
+    }
 }
 
 } // namespace stand_in

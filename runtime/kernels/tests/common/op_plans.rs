@@ -1,8 +1,8 @@
 //! Plans of one op, for every backend's tests.
 
 use kindling_kernels::{
-    Activation, Backend, CacheGroupId, CacheGroupKind, CacheGroupSpec, DType, ExpertWeights, Limits, Op, Plan, RopeScaling,
-    RotaryId, RotarySpec, RotaryStyle, RouteRule, Rows,
+    Activation, Backend, CacheGroupId, CacheGroupKind, CacheGroupSpec, DType, ExpertWeights, Limits, Op, Plan,
+    RopeScaling, RotaryId, RotarySpec, RotaryStyle, RouteRule, Rows,
 };
 
 use super::plans::PlanBuilder;
