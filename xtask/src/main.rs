@@ -1,9 +1,5 @@
-//! `cargo xtask`: every command a developer or CI runs, in Rust, needing only cargo.
-//!
-//! One file per command; this one holds the list.
-
-// A command line tool speaks on standard output.
-#![allow(clippy::print_stdout)]
+//! `cargo xtask`: every command a developer or CI runs, in Rust, needing only cargo. One file per command.
+#![allow(clippy::print_stdout, reason = "a command line tool speaks on standard output")]
 
 use clap::{Parser, Subcommand};
 
@@ -15,6 +11,7 @@ mod codegen;
 mod cuda;
 mod debian;
 mod demo;
+mod gpu;
 mod sample;
 mod server;
 mod setup;
@@ -38,6 +35,8 @@ enum Command {
     Test(test::Args),
     /// Run the kernels' tests as 64-bit Arm does, on x86-64 under qemu; fetches a second Rust from Debian, once.
     Arm(arm::Args),
+    /// Build the kernels' tests and timings for GPUs, and run them if there is one here.
+    Gpu,
     /// Write what is generated and committed: code from proto/, YAML from the CRD types.
     Codegen,
     /// Measure the sample model with `kindling bench`; --peer llama.cpp measures it pair by pair with llama.cpp.
@@ -52,6 +51,7 @@ fn main() -> anyhow::Result<()> {
         Command::Demo(args) => demo::run_demo(args),
         Command::Test(args) => test::run_test(args),
         Command::Arm(args) => arm::run_arm(args),
+        Command::Gpu => gpu::run_gpu(),
         Command::Codegen => codegen::run_codegen(),
         Command::Bench(args) => bench::run_bench(args),
         Command::Cluster(args) => cluster::run(args),

@@ -7,5 +7,6 @@
 #include "mma_probe.cuh"
 #include "moe.cuh"
 #include "paged_attention.cuh"
+#include "read_bandwidth.cuh"
 #include "rms_norm.cuh"
 #include "rotary.cuh"

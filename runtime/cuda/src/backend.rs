@@ -12,6 +12,7 @@ use crate::driver::{GpuError, Loaded, probe};
 use crate::kv_cache::{KvCaches, KvPlaces};
 use crate::memory::Region;
 use crate::model::CudaModel;
+use crate::timing::OpTimes;
 use crate::weights::{Layout, Weights};
 
 /// Elements of a head that the attention kernel has room for.
@@ -22,6 +23,7 @@ const MAX_HEAD_DIM: usize = 512;
 pub struct CudaBackend {
     /// Once it is there.
     loaded: OnceLock<Arc<Loaded>>,
+    times: Option<OpTimes>,
 }
 
 impl CudaBackend {
@@ -32,7 +34,13 @@ impl CudaBackend {
 
     /// On a device that has the kernels.
     pub fn on(loaded: Loaded) -> Self {
-        Self { loaded: OnceLock::from(Arc::new(loaded)) }
+        Self { loaded: OnceLock::from(Arc::new(loaded)), times: None }
+    }
+
+    /// The same, but the device's time for each op is added to `times`.
+    #[must_use]
+    pub fn timed(self, times: &OpTimes) -> Self {
+        Self { times: Some(times.clone()), ..self }
     }
 
     fn loaded(&self) -> Result<&Arc<Loaded>, GpuError> {
@@ -75,7 +83,9 @@ impl Backend for CudaBackend {
         let activations = take(places.activations.num_bytes, "activations")?;
         let weights = Weights::load((plan, weights, limits.num_threads), places.weights, region, progress)?;
         let model = CudaModel::new((loaded, plan, limits), weights, caches, (places.activations, activations));
-        Ok(Box::new(model.map_err(GpuError::preparing)?))
+        let mut model = model.map_err(GpuError::preparing)?;
+        model.times.clone_from(&self.times);
+        Ok(Box::new(model))
     }
 
     fn predict(&self, plan: &Plan, weights: &dyn WeightSource, limits: &Limits) -> Result<MemoryUse, PrepareError> {

@@ -193,7 +193,7 @@ impl Gpu {
             },
             _ => GpuError::of("load the kernels")(error),
         })?;
-        Ok(Loaded { code, context, module })
+        Ok(Loaded { code, multiprocessors: self.multiprocessors, context, module })
     }
 }
 
@@ -201,6 +201,7 @@ impl Gpu {
 pub struct Loaded {
     /// Those that it runs.
     pub code: Code,
+    pub(crate) multiprocessors: u32,
     pub(crate) context: Arc<CudaContext>,
     pub(crate) module: Arc<CudaModule>,
 }

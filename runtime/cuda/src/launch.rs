@@ -82,6 +82,7 @@ pub(crate) enum Arg {
     /// A pointer; 0 is none.
     At(Address),
     U32(u32),
+    U64(u64),
     F32(f32),
 }
 
@@ -102,6 +103,11 @@ impl Kernels {
         Ok(Self { stream: loaded.context.default_stream(), functions })
     }
 
+    /// What the kernels run on.
+    pub(crate) const fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
     /// Starts a kernel after those before it. Nothing for an empty grid.
     #[allow(unsafe_code, reason = "a launch runs foreign code")]
     pub(crate) fn launch(&self, name: &str, shape: Shape, args: &[Arg]) -> Result<(), GpuError> {
@@ -115,6 +121,7 @@ impl Kernels {
             match arg {
                 Arg::At(address) => launch.arg(address),
                 Arg::U32(value) => launch.arg(value),
+                Arg::U64(value) => launch.arg(value),
                 Arg::F32(value) => launch.arg(value),
             };
         }

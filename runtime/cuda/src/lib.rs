@@ -6,6 +6,7 @@
 
 mod activations;
 mod backend;
+mod bandwidth;
 mod code;
 mod driver;
 pub mod fragments;
@@ -17,9 +18,11 @@ mod model;
 mod selftest;
 mod step_data;
 mod tiles;
+mod timing;
 mod weights;
 
 pub use backend::{CudaBackend, predict};
 pub use code::{Code, Target};
 pub use driver::{Gpu, GpuError, Loaded, probe};
 pub use selftest::{Check, self_test};
+pub use timing::{OpTime, OpTimes};

@@ -14,7 +14,8 @@ use crate::driver::{GpuError, Loaded};
 use crate::kv_cache::KvCaches;
 use crate::launch::Kernels;
 use crate::memory::{Address, Region};
-use crate::weights::Weights;
+use crate::timing::{Marks, OpTimes};
+use crate::weights::{Form, Weights};
 
 /// See the module.
 pub(crate) struct CudaModel {
@@ -29,6 +30,8 @@ pub(crate) struct CudaModel {
     words: Vec<u32>,
     /// What the driver said when it failed; nothing is asked of it after that.
     failure: Option<GpuError>,
+    /// For who wants to know how long ops take.
+    pub(crate) times: Option<OpTimes>,
     /// Last, so that it is given back last.
     _loaded: Arc<Loaded>,
 }
@@ -66,6 +69,7 @@ impl CudaModel {
             kernels,
             words: Vec::new(),
             failure: None,
+            times: None,
             _loaded: Arc::clone(loaded),
         })
     }
@@ -79,11 +83,33 @@ impl CudaModel {
             logits: step.logit_indices.len() as u32,
             context: contexts.max().unwrap_or(0),
         };
+        let mut marks = self.times.as_ref().map(|_| Marks::new());
         for op in &self.plan.ops {
+            if let Some(marks) = &mut marks {
+                marks.mark(&self.kernels)?;
+            }
             self.start(op, size)?;
         }
+        if let Some(marks) = &mut marks {
+            marks.mark(&self.kernels)?;
+        }
         logits.resize(step.logit_indices.len() * self.plan.vocab_size, 0.0);
-        self.activations.read(self.places.buffer(self.plan.logits), logits)
+        self.activations.read(self.places.buffer(self.plan.logits), logits)?;
+        match (marks, &self.times) {
+            (Some(marks), Some(times)) => marks.sum(times, self.plan.ops.iter().map(|op| self.label(op))),
+            _ => Ok(()),
+        }
+    }
+
+    /// What an op is called where times are told, and the bytes of weights that it reads. Of experts nobody knows here.
+    fn label(&self, op: &Op) -> (String, usize) {
+        let Op::Linear { weight, .. } = *op else { return (op.name().to_owned(), 0) };
+        let (matrix, _) = self.weights.matrix(&self.plan, weight);
+        let kind = match matrix.form {
+            Form::Tiles(family) => family.name().to_owned(),
+            Form::Rows(dtype) => dtype.name().to_lowercase(),
+        };
+        (format!("linear {kind} {} x {}", matrix.features, matrix.row_len), matrix.num_bytes())
     }
 
     fn start(&self, op: &Op, size: StepSize) -> Result<(), GpuError> {

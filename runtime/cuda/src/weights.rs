@@ -67,6 +67,19 @@ pub(crate) struct MatrixAddresses {
     pub flags: u32,
 }
 
+impl Matrix {
+    /// What one of the matrices takes: codes and scales.
+    pub(crate) fn num_bytes(&self) -> usize {
+        match self.form {
+            Form::Tiles(family) => {
+                let tiles = self.features.div_ceil(ROWS) * self.row_len.div_ceil(COLUMNS);
+                tiles * (family.code_bytes() + scale_bytes(family, self.dtype))
+            }
+            Form::Rows(dtype) => self.features * dtype.bytes_for(self.row_len).unwrap_or(0),
+        }
+    }
+}
+
 impl Layout {
     /// Reads nothing but what describes the weights.
     pub(crate) fn new(plan: &Plan, source: &dyn WeightSource) -> Result<Self, PrepareError> {

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 typedef int Result;
 enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_IMAGE = 200, NOT_FOUND = 500 };
@@ -158,7 +159,22 @@ Result cuMemcpyDtoH_v2(void *to, unsigned long long from, size_t bytes) { memcpy
 Result cuMemcpyDtoHAsync_v2(void *to, unsigned long long from, size_t bytes, void *stream) { (void)stream; return cuMemcpyDtoH_v2(to, from, bytes); }
 Result cuMemsetD8_v2(unsigned long long to, unsigned char value, size_t bytes) { memset((void *)(size_t)to, value, bytes); return SUCCESS; }
 Result cuMemsetD8Async(unsigned long long to, unsigned char value, size_t bytes, void *stream) { (void)stream; return cuMemsetD8_v2(to, value, bytes); }
-Result cuEventCreate(void **event, unsigned flags) { (void)flags; *event = &context; return SUCCESS; }
-Result cuEventDestroy_v2(void *event) { (void)event; return SUCCESS; }
-Result cuEventRecord(void *event, void *stream) { (void)event, (void)stream; return SUCCESS; }
+// An event is the time at which it was recorded; all is done by then.
+Result cuEventCreate(void **event, unsigned flags) {
+    (void)flags;
+    *event = calloc(1, sizeof(struct timespec));
+    return *event ? SUCCESS : OUT_OF_MEMORY;
+}
+Result cuEventDestroy_v2(void *event) { free(event); return SUCCESS; }
+Result cuEventRecord(void *event, void *stream) {
+    (void)stream;
+    clock_gettime(CLOCK_MONOTONIC, event);
+    return SUCCESS;
+}
+Result cuEventSynchronize(void *event) { (void)event; return SUCCESS; }
+Result cuEventElapsedTime_v2(float *milliseconds, void *from, void *to) {
+    const struct timespec *start = from, *end = to;
+    *milliseconds = (float)((end->tv_sec - start->tv_sec) * 1e3 + (end->tv_nsec - start->tv_nsec) / 1e6);
+    return SUCCESS;
+}
 Result cuStreamWaitEvent(void *stream, void *event, unsigned flags) { (void)stream, (void)event, (void)flags; return SUCCESS; }

@@ -8,9 +8,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-/// A file in `tests/golden` of `models`, whichever crate under `runtime` is tested.
+/// A file in `tests/golden` of `models`, whichever crate under `runtime` is tested, and where the
+/// tests were taken to (`KINDLING_RUNTIME_FOLDER`).
 pub fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/golden").join(name)
+    let runtime = std::env::var_os("KINDLING_RUNTIME_FOLDER").map(PathBuf::from);
+    let runtime = runtime.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    runtime.join("models/tests/golden").join(name)
 }
 
 pub fn read_json(path: &Path) -> Value {
