@@ -102,6 +102,7 @@ impl Set {
         while rested < 5 {
             let unrest = self.unrest();
             if began.elapsed() >= PATIENCE {
+                self.describe().await;
                 let text = format!("{} does not come to rest: {unrest:#?}", self.name);
                 self.world.lock().complaints.push(text);
                 break;
@@ -115,6 +116,22 @@ impl Set {
             println!("{} came to rest after {:.1} s; the last was {last:?}", self.name, rest.as_secs_f64());
         }
         rest
+    }
+
+    /// What is said of models and nodes where something does not come to rest.
+    async fn describe(&self) {
+        let models = self.api.get(&self.models_path()).await.unwrap_or_default();
+        for model in models["items"].as_array().into_iter().flatten() {
+            let name = model["metadata"]["name"].as_str().unwrap_or_default();
+            if name.starts_with(&format!("{}-", self.name)) {
+                println!("{name}: {} {}", model["spec"], model["status"]);
+            }
+        }
+        for node in &self.nodes {
+            let object = self.api.get(&format!("/api/v1/nodes/{node}")).await.unwrap_or_default();
+            println!("{node}: {} {}", object["spec"], object["status"]["conditions"]);
+            println!("{node}: {}", self.record.find(Kind::Ledger, node).unwrap_or_default());
+        }
     }
 
     /// Who waits without need, and what is not done.
