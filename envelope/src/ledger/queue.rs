@@ -61,7 +61,7 @@ fn seek<'a>(draft: &mut Draft<'a>, claims: &mut Vec<Claim<'a>>, wish: &'a Wish, 
         return Verdict::BackingOff { until };
     }
     let terms = terms(draft, wish, need);
-    let nodes = match open(draft, claims, (wish, need), &terms) {
+    let (nodes, others) = match open(draft, claims, (wish, need), &terms) {
         Ok(nodes) => nodes,
         Err(verdict) => return verdict,
     };
@@ -74,16 +74,17 @@ fn seek<'a>(draft: &mut Draft<'a>, claims: &mut Vec<Claim<'a>>, wish: &'a Wish, 
     if let Some(last) = search.last_place() {
         return search.returns_to(last);
     }
-    search.take().or_else(|| search.await_release()).or_else(|| search.unload()).unwrap_or_else(|| search.wait())
+    let verdict = search.take().or_else(|| search.await_release()).or_else(|| search.unload());
+    verdict.or_else(|| search.bring_weights(&others)).unwrap_or_else(|| search.wait())
 }
 
-/// Nodes that may take it; else why there are none.
+/// Nodes that may take it and have its weights, and those that have not; else why there are none with weights.
 fn open<'a>(
     draft: &Draft<'a>,
     claims: &[Claim<'_>],
     (wish, need): (&Wish, &Need),
     terms: &Terms,
-) -> Result<Vec<&'a str>, Verdict> {
+) -> Result<(Vec<&'a str>, Vec<&'a str>), Verdict> {
     let known: Vec<(&'a str, &NodeFacts)> = draft
         .nodes
         .iter()
@@ -115,11 +116,12 @@ fn open<'a>(
         return Err(Verdict::NoUsableNode { nodes: not });
     }
     let nodes: Vec<&'a str> = fitting.into_iter().map(|(node, _)| node).collect();
-    let ready: Vec<&'a str> = nodes.iter().copied().filter(|node| wish.weights_on.contains(*node)).collect();
+    let (ready, others): (Vec<&'a str>, Vec<&'a str>) =
+        nodes.into_iter().partition(|node| wish.weights_on.contains(*node));
     if ready.is_empty() {
-        return Err(Verdict::WaitingForWeights { nodes: nodes.into_iter().map(str::to_owned).collect() });
+        return Err(Verdict::WaitingForWeights { nodes: others.into_iter().map(str::to_owned).collect() });
     }
-    Ok(ready)
+    Ok((ready, others))
 }
 
 /// Whether another copy of the same model is on a node, or comes to it.
@@ -191,6 +193,16 @@ impl<'a> Search<'_, 'a> {
         }
         self.claim(node, &[]);
         Some(self.awaits(node))
+    }
+
+    /// Room that is there where the weights are not, if where they are nobody is going to leave.
+    fn bring_weights(&self, others: &[&'a str]) -> Option<Verdict> {
+        if self.soonest().is_some() {
+            return None;
+        }
+        let with_room = others.iter().filter(|node| self.fits(node, |_| true).is_ok());
+        let nodes: Vec<String> = with_room.map(|node| (*node).to_owned()).collect();
+        (!nodes.is_empty()).then_some(Verdict::WaitingForWeights { nodes })
     }
 
     /// Room that cannot be made yet, or not at all.

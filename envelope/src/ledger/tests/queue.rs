@@ -245,6 +245,28 @@ fn of_two_nodes_the_one_is_filled_that_has_less_room_left() {
 }
 
 #[test]
+fn weights_are_brought_where_there_is_room_if_nobody_leaves_where_they_are() {
+    let mut cluster = Cluster::new(&["n1", "n2"], vec![wish("first", 60)]);
+    cluster.wish("first").nodes = BTreeSet::from(["n1".to_owned()]);
+    cluster.settle();
+    let mut second = wish("second", 60);
+    second.weights_on = BTreeSet::from(["n1".to_owned()]);
+    cluster.situation.wishes.push(second);
+    cluster.step();
+    assert_eq!(*cluster.verdict("second"), Verdict::WaitingForWeights { nodes: vec!["n2".to_owned()] });
+    // They came.
+    cluster.wish("second").weights_on.insert("n2".to_owned());
+    cluster.settle();
+    assert_eq!(cluster.verdict("second").node(), Some("n2"));
+    // No room is nowhere: then it waits for memory where the weights are.
+    let mut third = wish("third", 60);
+    third.weights_on = BTreeSet::from(["n1".to_owned()]);
+    cluster.situation.wishes.push(third);
+    cluster.step();
+    assert!(matches!(cluster.verdict("third"), Verdict::WaitingForMemory { .. }), "{:?}", cluster.verdict("third"));
+}
+
+#[test]
 fn what_cannot_start_says_why() {
     let mut cluster = Cluster::new(&["n1"], vec![wish("a", 10)]);
     let mut verdict = |change: &dyn Fn(&mut Wish)| {
