@@ -89,22 +89,14 @@ impl Backend for CudaBackend {
     }
 
     fn predict(&self, plan: &Plan, weights: &dyn WeightSource, limits: &Limits) -> Result<MemoryUse, PrepareError> {
-        predict(plan, weights, limits)
+        check(plan, limits)?;
+        let places = Places::new(plan, weights, limits)?;
+        Ok(MemoryUse {
+            weight_bytes: places.weights.num_bytes,
+            kv_cache_bytes: places.kv_bytes,
+            activation_bytes: places.activations.num_bytes,
+        })
     }
-}
-
-/// What [`CudaBackend`] takes for a model, without a device.
-///
-/// # Errors
-/// As [`Backend::predict`].
-pub fn predict(plan: &Plan, weights: &dyn WeightSource, limits: &Limits) -> Result<MemoryUse, PrepareError> {
-    check(plan, limits)?;
-    let places = Places::new(plan, weights, limits)?;
-    Ok(MemoryUse {
-        weight_bytes: places.weights.num_bytes,
-        kv_cache_bytes: places.kv_bytes,
-        activation_bytes: places.activations.num_bytes,
-    })
 }
 
 /// Where everything will be.

@@ -1,7 +1,5 @@
 //! How fast the device reads its memory.
 
-use cudarc::driver::sys;
-
 use crate::driver::{GpuError, Loaded};
 use crate::launch::{Arg, Kernels, Shape};
 use crate::memory::Region;
@@ -25,13 +23,9 @@ impl Loaded {
         let mut all = Vec::with_capacity(runs);
         // The first one warms up.
         for run in 0..=runs {
-            let mark = || {
-                let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
-                kernels.stream().record_event(Some(flags)).map_err(GpuError::of("mark a time"))
-            };
-            let start = mark()?;
+            let start = kernels.mark()?;
             kernels.launch("read_bandwidth", Shape::blocks((blocks, 1, 1), THREADS), &args)?;
-            let milliseconds = start.elapsed_ms(&mark()?).map_err(GpuError::of("tell a time"))?;
+            let milliseconds = start.elapsed_ms(&kernels.mark()?).map_err(GpuError::of("tell a time"))?;
             if run > 0 {
                 all.push(num_bytes as f64 / (f64::from(milliseconds) / 1e3));
             }

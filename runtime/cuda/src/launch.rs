@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaFunction, CudaStream, LaunchConfig, PushKernelArg};
+use cudarc::driver::sys::CUevent_flags;
+use cudarc::driver::{CudaEvent, CudaFunction, CudaStream, LaunchConfig, PushKernelArg};
 
 use crate::driver::{GpuError, Loaded};
 use crate::memory::Address;
 use crate::tiles::ROWS;
-pub(crate) use crate::weights::Form;
+use crate::weights::Form;
 
 /// Lanes of a warp.
 const WARP: u32 = 32;
@@ -103,9 +104,9 @@ impl Kernels {
         Ok(Self { stream: loaded.context.default_stream(), functions })
     }
 
-    /// What the kernels run on.
-    pub(crate) const fn stream(&self) -> &Arc<CudaStream> {
-        &self.stream
+    /// Marks the time at which all that was started so far is done.
+    pub(crate) fn mark(&self) -> Result<CudaEvent, GpuError> {
+        self.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(GpuError::of("mark a time"))
     }
 
     /// Starts a kernel after those before it. Nothing for an empty grid.

@@ -21,7 +21,7 @@ mod tiles;
 mod timing;
 mod weights;
 
-pub use backend::{CudaBackend, predict};
+pub use backend::CudaBackend;
 pub use code::{Code, Target};
 pub use driver::{Gpu, GpuError, Loaded, probe};
 pub use selftest::{Check, self_test};

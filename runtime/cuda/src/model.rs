@@ -26,6 +26,8 @@ pub(crate) struct CudaModel {
     places: ActivationPlaces,
     activations: Region,
     kernels: Kernels,
+    /// By group and layer.
+    kv_scales: Vec<Vec<[f32; 2]>>,
     /// The step's data, as it is copied.
     words: Vec<u32>,
     /// What the driver said when it failed; nothing is asked of it after that.
@@ -60,6 +62,7 @@ impl CudaModel {
         let names = plan.ops.iter().flat_map(|op| ops::kernels(op, plan, &weights, limits));
         let kernels = Kernels::new(loaded, names)?;
         Ok(Self {
+            kv_scales: attention::kv_scales(plan, &weights, limits.kv_type),
             plan: plan.clone(),
             limits: limits.clone(),
             weights,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::{CudaEvent, sys};
+use cudarc::driver::CudaEvent;
 
 use crate::driver::GpuError;
 use crate::launch::Kernels;
@@ -48,9 +48,7 @@ impl Marks {
 
     /// Marks what was started so far.
     pub(crate) fn mark(&mut self, kernels: &Kernels) -> Result<(), GpuError> {
-        let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
-        let event = kernels.stream().record_event(Some(flags)).map_err(GpuError::of("mark a time"))?;
-        self.0.push(event);
+        self.0.push(kernels.mark()?);
         Ok(())
     }
 

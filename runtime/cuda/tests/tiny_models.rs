@@ -10,7 +10,7 @@ use common::golden_model::{CASES, GoldenModel};
 use kindling_kernels::PrepareError;
 
 /// What a row of logits may differ by, relative to its length: activations, keys and values are BF16, two to four layers one
-/// after another. Measured on 2026-11-23 on the stand-in: 3.9e-2 at most, of `tiny_gemma4`.
+/// after another. Measured on 2026-11-23 on the stand-in: 3.8e-2 at most, of `tiny_gemma4`.
 const TOLERANCE: f64 = 6e-2;
 /// With experts a token may meet others than it did when its logits were recorded, if two were almost alike: of each 24 rows
 /// that is one of `tiny_gpt_oss`, which is off by 0.42.
@@ -24,7 +24,7 @@ fn check(name: &str, golden: &GoldenModel, logits: &[Vec<f32>]) {
     });
     let mut errors: Vec<f64> = errors.collect();
     errors.sort_by(f64::total_cmp);
-    let has_experts = name.contains("moe") || name.contains("gpt_oss") || name.contains("gemma4");
+    let has_experts = name.contains("moe") || name.contains("gpt_oss");
     let expected = errors.len() - if has_experts { OTHER_EXPERTS } else { 0 };
     println!("{name}: {:.2e} in the middle, {:.2e}, {:.2e} at most", errors[12], errors[expected - 1], errors[23]);
     assert!(errors[expected - 1] <= TOLERANCE, "{name}: {errors:?}");

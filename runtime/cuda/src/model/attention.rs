@@ -1,15 +1,27 @@
 //! Keys and values into the cache, and attention over it.
 
-use kindling_kernels::{CacheGroupId, CacheGroupKind, Op};
+use kindling_kernels::{CacheGroupKind, KvType, Op, Plan};
 
 use super::{CudaModel, StepSize};
 use crate::activations::{most_spans, token_span_bytes};
 use crate::backend::kept_name;
 use crate::driver::GpuError;
 use crate::launch::{Arg, Shape};
+use crate::weights::Weights;
 
 /// Threads of a block of the attention kernel, in warps.
 const WARPS: usize = 4;
+
+/// What keys and values of 8 bits are divided by, by group and layer: 1 where the checkpoint says nothing, and in wider caches.
+pub(super) fn kv_scales(plan: &Plan, weights: &Weights, kv_type: KvType) -> Vec<Vec<[f32; 2]>> {
+    let mut all: Vec<Vec<[f32; 2]>> = plan.cache_groups.iter().map(|group| vec![[1.0; 2]; group.num_layers]).collect();
+    for op in plan.ops.iter().filter(|_| kv_type == KvType::F8E4M3) {
+        if let Op::KvCacheAppend { group, layer, kv_scales: Some((key, value)), .. } = *op {
+            all[group.0][layer] = [key, value].map(|id| weights.values(plan, id)[0]);
+        }
+    }
+    all
+}
 
 impl CudaModel {
     /// Writes a step's keys and values.
@@ -18,7 +30,7 @@ impl CudaModel {
             unreachable!("start should have seen to {}", op.name())
         };
         let [keys, values] = self.caches.layer(group, layer);
-        let [key_scale, value_scale] = self.kv_scales(group, layer);
+        let [key_scale, value_scale] = self.kv_scales[group.0][layer];
         let spec = &self.plan.cache_groups[group.0];
         let places = &self.places.step_places;
         let args = [
@@ -40,22 +52,6 @@ impl CudaModel {
         self.kernels.launch(&name, Shape::rows(size.tokens), &args)
     }
 
-    /// What keys and values of 8 bits are divided by; 1 where the checkpoint says nothing.
-    fn kv_scales(&self, group: CacheGroupId, layer: usize) -> [f32; 2] {
-        let found = self.plan.ops.iter().find_map(|op| match *op {
-            Op::KvCacheAppend { group: own_group, layer: own_layer, kv_scales: Some((key, value)), .. }
-                if (own_group, own_layer) == (group, layer) =>
-            {
-                Some([key, value].map(|id| self.weights.values(&self.plan, id)[0]))
-            }
-            _ => None,
-        });
-        match self.limits.kv_type {
-            kindling_kernels::KvType::F8E4M3 => found.unwrap_or([1.0; 2]),
-            kindling_kernels::KvType::Wide => [1.0; 2],
-        }
-    }
-
     /// Attention of as many tokens at a time as there is room for the results of their spans.
     pub(super) fn paged_attention(&self, op: &Op, size: StepSize) -> Result<(), GpuError> {
         let Op::PagedAttention { query, output, num_heads, scale, sinks, group, layer } = *op else {
@@ -70,7 +66,7 @@ impl CudaModel {
             CacheGroupKind::Full | CacheGroupKind::Recurrent { .. } => 0,
         };
         let [keys, values] = self.caches.layer(group, layer);
-        let [key_scale, value_scale] = self.kv_scales(group, layer);
+        let [key_scale, value_scale] = self.kv_scales[group.0][layer];
         let parts = self.activations.at(self.places.spans);
         let sinks = sinks.map_or(0, |sinks| self.weights.vector(&self.plan, sinks));
         let places = &self.places.step_places;

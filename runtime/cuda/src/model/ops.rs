@@ -8,7 +8,7 @@ use crate::backend::kept_name;
 use crate::driver::GpuError;
 use crate::launch::{self, Arg, Shape};
 use crate::memory::Address;
-use crate::weights::Weights;
+use crate::weights::{Form, Weights};
 
 /// How `elementwise.cuh` calls activations, with their two figures.
 pub(super) const fn activation_args(activation: Activation) -> [Arg; 3] {
@@ -151,7 +151,7 @@ impl CudaModel {
     fn embed_tokens(&self, weight: WeightId, output: Address, tokens: u32) -> Result<(), GpuError> {
         let (matrix, addresses) = self.weights.matrix(&self.plan, weight);
         let mut args = vec![Arg::At(addresses.codes)];
-        if let launch::Form::Tiles(_) = matrix.form {
+        if let Form::Tiles(_) = matrix.form {
             args.extend([Arg::At(addresses.scales), Arg::At(addresses.row_scales), Arg::U32(addresses.flags)]);
         } else {
             args.push(Arg::At(addresses.row_scales));
@@ -171,7 +171,7 @@ impl CudaModel {
         let bias = bias.map_or(0, |bias| self.weights.vector(&self.plan, bias));
         let features = matrix.features as u32;
         let (name, shape) = launch::linear(matrix.form, features, rows.rows, rows.picks != 0);
-        let is_tiled = matches!(matrix.form, launch::Form::Tiles(_));
+        let is_tiled = matches!(matrix.form, Form::Tiles(_));
         let mut args = vec![Arg::At(addresses.codes)];
         args.extend(is_tiled.then_some(Arg::At(addresses.scales)));
         args.push(Arg::At(addresses.row_scales));
