@@ -4,6 +4,10 @@
 //! Log-probabilities are the model's own, before all of that. Equal logits go by the lower token id; logits that are
 //! not numbers are never chosen.
 
+mod scan;
+
+use scan::{Weights, argmax, from_floor, greatest, maxima, nucleus, reached_by};
+
 use crate::random::uniform;
 use crate::{SamplingParams, TokenCounts, TokenId, TokenMask};
 
@@ -120,17 +124,6 @@ fn bounded(count: u32) -> f32 {
     count as f32
 }
 
-/// The first of the greatest numbers; infinity counts as the greatest.
-fn argmax(scores: &[f32]) -> Option<TokenId> {
-    let mut best: Option<(TokenId, f32)> = None;
-    for (token, score) in (0..).zip(scores) {
-        if *score > best.map_or(f32::NEG_INFINITY, |(_, greatest)| greatest) {
-            best = Some((token, *score));
-        }
-    }
-    best.map(|(token, _)| token)
-}
-
 /// A token and its weight: `exp((logit - greatest) / temperature)`.
 #[derive(Debug, Clone, Copy)]
 struct Weighted {
@@ -144,24 +137,20 @@ fn draw_token(scores: &[f32], params: &SamplingParams, best: TokenId, draw: Draw
     if greatest.is_infinite() {
         return best;
     }
-    let temperature = f64::from(params.temperature);
-    let mut kept = Vec::with_capacity(scores.len());
-    for (token, score) in (0..).zip(scores) {
-        let weight = (f64::from(score - greatest) / temperature).exp();
-        // Also leaves out what is not a number.
-        if weight > 0.0 && weight >= f64::from(params.min_p) {
-            kept.push(Weighted { token, score: *score, weight });
-        }
-    }
-    let top_k = params.top_k.unwrap_or(usize::MAX);
-    if top_k < kept.len() {
+    let number = uniform(draw.seed, draw.position);
+    let Some(Shortlist { mut kept, total }) = shortlist(scores, params, greatest) else {
+        let weights = Weights::new(scores, greatest, 1.0 / params.temperature);
+        return weights.at(number * weights.total()).unwrap_or(best);
+    };
+    if let Some(top_k) = params.top_k {
         keep_likeliest(&mut kept, top_k);
     }
     if params.top_p < 1.0 {
-        keep_nucleus(&mut kept, f64::from(params.top_p));
+        let total = total.unwrap_or_else(|| kept.iter().map(|item| item.weight).sum());
+        keep_nucleus(&mut kept, f64::from(params.top_p) * total);
     }
     let total: f64 = kept.iter().map(|item| item.weight).sum();
-    let target = uniform(draw.seed, draw.position) * total;
+    let target = number * total;
     let mut sum = 0.0;
     for item in &kept {
         sum += item.weight;
@@ -171,6 +160,40 @@ fn draw_token(scores: &[f32], params: &SamplingParams, best: TokenId, draw: Draw
     }
     // Rounding may leave the sum a little short of the target.
     kept.last().map_or(best, |item| item.token)
+}
+
+/// The tokens that may be drawn, and some more.
+struct Shortlist {
+    kept: Vec<Weighted>,
+    /// The weight of all tokens, where it counts and the list has not all of them.
+    total: Option<f64>,
+}
+
+/// Nothing if every token may be drawn.
+fn shortlist(scores: &[f32], params: &SamplingParams, greatest: f32) -> Option<Shortlist> {
+    let temperature = f64::from(params.temperature);
+    let min_p = f64::from(params.min_p);
+    // The score of a token that has this weight, or a little less: what follows looks again.
+    let score_of = |weight: f64| (f64::from(greatest) + temperature * weight.ln() - 1e-3 * temperature) as f32;
+    let maxima = maxima(scores);
+    let top_k = params.top_k.and_then(|top_k| reached_by(&maxima, top_k));
+    let mut total = None;
+    let is_nucleus = params.top_p < 1.0 && params.top_k.is_none() && min_p <= 0.0;
+    let nucleus = is_nucleus.then(|| {
+        let (all, floor) = nucleus(scores, greatest, 1.0 / params.temperature, f64::from(params.top_p));
+        total = Some(all);
+        floor
+    });
+    let min_p_floor = (min_p > 0.0).then(|| score_of(min_p));
+    let is_limited = params.top_k.is_some() || params.top_p < 1.0 || min_p > 0.0;
+    let floor = [top_k, nucleus, min_p_floor].into_iter().flatten().fold(f32::MIN, f32::max);
+    is_limited.then(|| {
+        let weighted = from_floor(scores, &maxima, floor).map(|(token, score)| {
+            let weight = (f64::from(score - greatest) / temperature).exp();
+            Weighted { token, score, weight }
+        });
+        Shortlist { kept: weighted.filter(|item| item.weight > 0.0 && item.weight >= min_p).collect(), total }
+    })
 }
 
 fn by_likelihood(left: &Weighted, right: &Weighted) -> std::cmp::Ordering {
@@ -186,9 +209,8 @@ fn keep_likeliest(kept: &mut Vec<Weighted>, count: usize) {
     }
 }
 
-/// Keeps the smallest set of the likeliest whose share reaches `top_p`.
-fn keep_nucleus(kept: &mut Vec<Weighted>, top_p: f64) {
-    let total: f64 = kept.iter().map(|item| item.weight).sum();
+/// Keeps the smallest set of the likeliest whose weight reaches `wanted`.
+fn keep_nucleus(kept: &mut Vec<Weighted>, wanted: f64) {
     let mut sorted_len = 0;
     let mut sum = 0.0;
     // Sorts only as much of the head as is needed: usually some hundreds out of a hundred thousand.
@@ -201,7 +223,7 @@ fn keep_nucleus(kept: &mut Vec<Weighted>, top_p: f64) {
         tail[..next_len - sorted_len].sort_unstable_by(by_likelihood);
         for index in sorted_len..next_len {
             sum += kept[index].weight;
-            if sum >= top_p * total {
+            if sum >= wanted {
                 kept.truncate(index + 1);
                 return;
             }
@@ -212,14 +234,15 @@ fn keep_nucleus(kept: &mut Vec<Weighted>, top_p: f64) {
 
 /// The model's log-probabilities: of one token, and of the `count` likeliest.
 pub fn logprobs(logits: &[f32], chosen: TokenId, count: usize) -> Logprobs {
-    let numbers = || logits.iter().filter(|logit| !logit.is_nan()).map(|logit| logit.min(f32::MAX));
-    let greatest = numbers().fold(f32::NEG_INFINITY, f32::max);
-    let log_sum = numbers().map(|logit| f64::from(logit - greatest).exp()).sum::<f64>().ln();
+    let greatest = greatest(logits).min(f32::MAX);
+    let log_sum = Weights::new(logits, greatest, 1.0).total().ln();
     let logprob = |logit: f32| (f64::from(logit.min(f32::MAX) - greatest) - log_sum) as f32;
     let mut top: Vec<Weighted> = Vec::new();
     if count > 0 {
-        let all = (0..).zip(logits).filter(|(_, logit)| !logit.is_nan());
-        top.extend(all.map(|(token, score)| Weighted { token, score: *score, weight: 0.0 }));
+        let maxima = maxima(logits);
+        let floor = reached_by(&maxima, count).unwrap_or(f32::NEG_INFINITY);
+        let all = from_floor(logits, &maxima, floor);
+        top.extend(all.map(|(token, score)| Weighted { token, score, weight: 0.0 }));
         keep_likeliest(&mut top, count);
         top.sort_unstable_by(by_likelihood);
     }
