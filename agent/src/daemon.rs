@@ -4,11 +4,12 @@
 //! Reads top to bottom: [`run`] starts the tasks. [`memory`] reads the kernel, [`watch`] and [`grants`] decide and are
 //! pure, [`desk`] is the one task that asks them and that all others talk to. [`service`] is the gRPC side of it,
 //! behind the [`gate`] that knows who calls; [`publish`] tells the cluster, [`metrics`] tells Prometheus;
-//! [`downloads`] fills the cache, and takes away what [`keep`] says that nobody names.
+//! [`gpu`] knows when to look at the GPU; [`downloads`] fills the cache, and takes away what [`keep`] says that nobody names.
 
 pub mod desk;
 pub mod downloads;
 pub mod gate;
+pub mod gpu;
 pub mod grants;
 mod http;
 pub mod keep;
@@ -20,4 +21,4 @@ pub mod service;
 pub mod source;
 pub mod watch;
 
-pub use run::{AgentConfig, RunError, run, run_with};
+pub use run::{AgentConfig, Readers, RunError, run, run_with};

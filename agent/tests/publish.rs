@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode};
+use kindling_agent::daemon::gpu::ReadGpu;
 use kindling_agent::daemon::service::ReadFacts;
 use kindling_agent::daemon::source::LocalSource;
-use kindling_agent::daemon::{AgentConfig, RunError, run_with};
-use kindling_api::NodeEnvelope;
+use kindling_agent::daemon::{AgentConfig, Readers, RunError, run_with};
+use kindling_api::{NodeEnvelope, NodeGpu};
 use kindling_envelope::Bytes;
 use kindling_proto::v1::DescribeModelResponse;
 use kube::Client;
@@ -121,6 +122,28 @@ fn config() -> (AgentConfig, tempfile::TempDir) {
     (config, scratch)
 }
 
+struct OldDriver;
+
+impl ReadGpu for OldDriver {
+    fn read(&self) -> BoxFuture<'_, NodeGpu> {
+        Box::pin(async { an_old_driver() })
+    }
+}
+
+fn an_old_driver() -> NodeGpu {
+    NodeGpu {
+        name: Some("NVIDIA GB10".to_owned()),
+        compute_capability: Some("12.1".to_owned()),
+        driver_cuda_version: Some("12.4".to_owned()),
+        usable: false,
+        reason: Some("the NVIDIA driver is too old".to_owned()),
+    }
+}
+
+fn readers() -> Readers {
+    Readers { facts: Arc::new(NoFacts), gpu: Arc::new(OldDriver) }
+}
+
 fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -145,7 +168,7 @@ async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 async fn the_envelope_is_made_filled_and_kept_up_to_date() {
     let (api, (config, _scratch)) = (FakeApi::default(), config());
     let stop = CancellationToken::new();
-    let agent = tokio::spawn(run_with(api.client(), config.clone(), Arc::new(NoFacts), stop.clone()));
+    let agent = tokio::spawn(run_with(api.client(), config.clone(), readers(), stop.clone()));
 
     let status = until("a status", || api.envelope("spark-1")?.status).await;
     let writes = api.writes.lock().unwrap().clone();
@@ -155,6 +178,7 @@ async fn the_envelope_is_made_filled_and_kept_up_to_date() {
     assert_eq!((memory.floor_run_bytes, memory.floor_start_bytes), (Bytes::gib(8).0, Bytes::gib(10).0));
     assert!(status.agent_address.unwrap().starts_with("127.0.0.1:") && status.measured_at.is_some());
     assert_eq!(status.display.unwrap().total, "100.0Gi");
+    assert_eq!(status.gpu, Some(an_old_driver()));
 
     let metrics = format!("http://{}", config.metrics_listen);
     let get = async |path: &str| reqwest::get(format!("{metrics}{path}")).await.unwrap().text().await.unwrap();
@@ -175,8 +199,7 @@ async fn the_envelope_is_made_filled_and_kept_up_to_date() {
 
 #[tokio::test]
 async fn what_cannot_work_is_refused_at_the_start() {
-    let run =
-        async |config| run_with(FakeApi::default().client(), config, Arc::new(NoFacts), CancellationToken::new()).await;
+    let run = async |config| run_with(FakeApi::default().client(), config, readers(), CancellationToken::new()).await;
     let (config, _scratch) = config();
     let upside_down = AgentConfig { floor_start: Some(Bytes::gib(1)), ..config.clone() };
     assert!(matches!(run(upside_down).await, Err(RunError::Floors { .. })));

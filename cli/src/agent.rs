@@ -1,5 +1,6 @@
 //! `kindling agent`: what runs once on each node of a cluster.
 
+mod drivers_gpu;
 mod node_facts;
 
 use std::net::SocketAddr;
@@ -8,10 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kindling_agent::cache::Cache;
-use kindling_agent::daemon::{self, AgentConfig};
+use kindling_agent::daemon::{self, AgentConfig, Readers};
 use kindling_envelope::Bytes;
 
 use crate::{interrupt, logging};
+use drivers_gpu::DriversGpu;
 use node_facts::NodeFacts;
 
 /// Watch and grant the memory of one node, and fill its cache of weights.
@@ -82,7 +84,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         floor_run,
         floor_start,
     };
-    Ok(daemon::run(config, Arc::new(NodeFacts::new(Cache::at(cache))), interrupt::token()?).await?)
+    let readers = Readers { facts: Arc::new(NodeFacts::new(Cache::at(cache))), gpu: Arc::new(DriversGpu) };
+    Ok(daemon::run(config, readers, interrupt::token()?).await?)
 }
 
 /// Hours, minutes and seconds, each with its letter, e.g. `168h` or `1h30m`.

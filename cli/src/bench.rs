@@ -11,7 +11,7 @@ mod record;
 mod report;
 mod session;
 mod side;
-mod spread;
+pub mod spread;
 mod subject;
 mod table;
 
@@ -22,11 +22,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use kindling_agent::cache::Cache;
-use kindling_runtime::{RuntimeConfig, Summary};
+use kindling_runtime::{BackendKind, RuntimeConfig, Summary};
 use tokio_util::sync::CancellationToken;
 
-use crate::runtime::MachineArgs;
-use crate::{interrupt, logging};
+use crate::runtime::{MachineArgs, RemainderArg};
+use crate::{device, interrupt, logging};
 use bandwidth::Bandwidth;
 use cells::{Asked, Plan};
 use http_side::HttpSide;
@@ -68,6 +68,9 @@ pub struct Args {
     /// Tokens computed in one step, over all sequences.
     #[arg(long, default_value_t = 512, value_name = "TOKENS", value_parser = positive)]
     max_batched_tokens: usize,
+    /// What becomes of matrices that the checkpoint has in BF16 or F16.
+    #[arg(long, value_name = "TYPE", default_value = "keep")]
+    weights_remainder: RemainderArg,
     /// Do the same work on another OpenAI server, in turns; both are then asked over HTTP.
     #[arg(long, value_name = "URL", conflicts_with = "raw")]
     compare: Option<String>,
@@ -113,7 +116,7 @@ struct Setup {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     logging::start("warn");
     let interrupted = interrupt::token()?;
-    let setup = setup(args)?;
+    let setup = setup(args).await?;
     let prepared = tokio::select! {
         prepared = prepare(&setup, &interrupted) => prepared?,
         () = interrupted.cancelled() => bail!("interrupted before anything was measured"),
@@ -130,7 +133,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn setup(args: Args) -> anyhow::Result<Setup> {
+async fn setup(args: Args) -> anyhow::Result<Setup> {
     let Args {
         model,
         file,
@@ -142,6 +145,7 @@ fn setup(args: Args) -> anyhow::Result<Setup> {
         max_seconds,
         max_cached_tokens,
         max_batched_tokens,
+        weights_remainder,
         compare,
         compare_model,
         raw,
@@ -167,7 +171,10 @@ fn setup(args: Args) -> anyhow::Result<Setup> {
     config.max_concurrency = plan.max_concurrency();
     config.kv_tokens = Some(plan.cached_tokens());
     config.max_batched_tokens = max_batched_tokens;
-    machine.apply(&mut config)?;
+    config.weights_remainder = weights_remainder.into();
+    if let Some(choice) = machine.apply(&mut config, None).await? {
+        eprintln!("{}", device::words(&choice));
+    }
     let time_limit = Duration::from_secs(max_seconds);
     let (memory_test, compare) = (!no_memory_test, compare.map(|url| (url, compare_model)));
     Ok(Setup { config, plan, way, runs, time_limit, memory_test, compare, output })
@@ -222,9 +229,11 @@ async fn measure(setup: &Setup, ready: Ready, interrupted: &CancellationToken) -
 
 /// `None`, said aloud, where it cannot be measured.
 async fn memory_read(config: &RuntimeConfig) -> anyhow::Result<Option<Bandwidth>> {
-    let num_threads = config.threads();
-    eprintln!("reading memory with {num_threads} threads");
-    let measured = tokio::task::spawn_blocking(move || bandwidth::measure(num_threads)).await.context("read memory")?;
+    let (num_threads, is_gpu) = (config.threads(), config.backend == BackendKind::Cuda);
+    let reader = if is_gpu { "the GPU".to_owned() } else { format!("{num_threads} threads") };
+    eprintln!("reading memory with {reader}");
+    let measure = move || if is_gpu { bandwidth::measure_gpu() } else { bandwidth::measure(num_threads) };
+    let measured = tokio::task::spawn_blocking(measure).await.context("read memory")?;
     if let Err(error) = &measured {
         eprintln!("the speed of memory was not measured: {error:#}");
     }

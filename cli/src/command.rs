@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use crate::{agent, bench, cache, doctor, exit, fit, gateway, operator, ps, pull, quantize, runtime, up};
+use crate::{agent, bench, cache, doctor, exit, fit, gateway, operator, ps, pull, quantize, runtime, self_test, up};
 
 /// What to do.
 #[derive(Subcommand)]
@@ -22,6 +22,8 @@ pub enum Command {
     Doctor(doctor::Args),
     Operator(operator::Args),
     Agent(agent::Args),
+    #[command(hide = true)]
+    SelfTest(self_test::Args),
 }
 
 impl Command {
@@ -40,6 +42,7 @@ impl Command {
             Self::Doctor(args) => doctor::run(args).await,
             Self::Operator(args) => operator::run(args).await,
             Self::Agent(args) => agent::run(args).await,
+            Self::SelfTest(args) => self_test::run(&args),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! `kindling doctor`: what this machine has, which kernels pass their self-test, and what would compute a model.
 
-mod gpu;
+pub mod gpu;
 mod text;
 
 use std::path::PathBuf;
@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use kindling_agent::cache::Cache;
+use kindling_cuda::CudaBackend;
 use kindling_facts::ModelSource;
 use kindling_kernels::{Backend, CpuBackend};
 use kindling_runtime::{DecodeReads, RuntimeConfig};
@@ -16,7 +17,8 @@ use serde::Serialize;
 use crate::bench::bandwidth::{self, Bandwidth};
 use crate::fit::machine::Machine;
 use crate::fit::source;
-use gpu::GpuReport;
+use crate::self_test;
+use gpu::{Depth, GpuReport};
 
 /// Look at this machine: memory, its speed, the GPU and its driver, which kernels pass their self-test
 ///
@@ -35,8 +37,8 @@ pub struct Args {
     #[arg(long, env = "KINDLING_CACHE", value_name = "FOLDER")]
     cache: Option<PathBuf>,
     /// What this command runs in a process of its own: a driver that crashes or hangs ends only that.
-    #[arg(long, hide = true)]
-    only_gpu: bool,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "load")]
+    only_gpu: Option<Depth>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -57,7 +59,7 @@ struct Report {
     memory_used_bytes: u64,
     bandwidth: Option<Bandwidth>,
     gpu: GpuReport,
-    /// What computes models here.
+    /// What computes models here whose `placement.device` is `Auto`.
     path: &'static str,
     model: Option<ModelReport>,
 }
@@ -71,16 +73,18 @@ struct ModelReport {
     bytes_per_token: f64,
     /// As fast as memory is read, and no faster.
     most_tokens_per_second: Option<f64>,
+    /// Why the processor computes it, though there is a GPU that can be used.
+    refused_by_gpu: Option<String>,
 }
 
 /// Runs `kindling doctor`.
 #[expect(clippy::print_stdout, reason = "this is the program's output")]
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    if args.only_gpu {
-        println!("{}", serde_json::to_string(&gpu::here())?);
+    if let Some(depth) = args.only_gpu {
+        println!("{}", serde_json::to_string(&gpu::here(depth))?);
         return Ok(());
     }
-    let model = args.model.as_deref().map(|model| reads(model, args.cache.clone())).transpose()?;
+    let model = args.model.as_deref().map(|model| find(model, args.cache.clone())).transpose()?;
     let config = RuntimeConfig::new("");
     let threads = config.threads();
     let measured = tokio::task::spawn_blocking(move || bandwidth::measure(threads)).await.context("read memory")?;
@@ -89,6 +93,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
     let bandwidth = measured.ok();
     let node = Machine::this()?.node;
+    let self_tests = self_test::in_child()?;
+    let gpu = tokio::task::spawn_blocking(move || gpu::tested(&self_tests)).await.context("look at the GPU")?;
+    let by_gpu = gpu.usable().map(|device| device.read_bytes_per_second);
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         architecture: std::env::consts::ARCH,
@@ -96,13 +103,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         cpu_kernels: CpuBackend::new().kernels(),
         memory_total_bytes: node.total.0,
         memory_used_bytes: node.baseline.0,
-        gpu: tokio::task::spawn_blocking(gpu::in_child).await.context("look at the GPU")?,
-        path: "cpu",
-        model: model.map(|(name, bytes_per_token)| ModelReport {
-            name,
-            bytes_per_token,
-            most_tokens_per_second: bandwidth.as_ref().map(|it| it.bytes_per_second.median / bytes_per_token),
-        }),
+        path: if by_gpu.is_ok() { "cuda" } else { "cpu" },
+        model: model.map(|model| model_report(model, &by_gpu, bandwidth.as_ref())).transpose()?,
+        gpu,
         bandwidth,
     };
     let json = serde_json::to_string_pretty(&report)?;
@@ -117,18 +120,38 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a model is called, and what each token of it reads as the processor's backend holds it.
-fn reads(model: &str, cache: Option<PathBuf>) -> anyhow::Result<(String, f64)> {
+/// What a model is called, and where it lies.
+fn find(model: &str, cache: Option<PathBuf>) -> anyhow::Result<(String, PathBuf)> {
     let cache = cache.map_or_else(Cache::of_user, |folder| Ok(Cache::at(folder)))?;
     let source = source::find(model, &[], &cache)?;
-    let ModelSource::Path(path) = &source.place else {
+    let ModelSource::Path(path) = source.place else {
         bail!("{model} is not on this machine; `kindling pull` brings it");
     };
-    let opened = kindling_models::open_weights(path).with_context(|| format!("open {}", path.display()))?;
+    Ok((source.name, path))
+}
+
+/// What each token reads as the backend holds the model that would compute it, and how fast that can be. `by_gpu`: bytes that
+/// the GPU reads in a second, or why it can't be used.
+fn model_report(
+    (name, path): (String, PathBuf),
+    by_gpu: &Result<Option<f64>, String>,
+    by_processor: Option<&Bandwidth>,
+) -> anyhow::Result<ModelReport> {
+    let opened = kindling_models::open_weights(&path).with_context(|| format!("open {}", path.display()))?;
     let plan = opened.spec.lower();
     let config = RuntimeConfig { context_length: Some(1), ..RuntimeConfig::new(path) };
     let limits = config.limits(plan.max_position, &plan.cache_groups)?;
-    let memory = CpuBackend::new().predict(&plan, opened.weights.as_ref(), &limits)?;
-    let reads = DecodeReads::new(&plan, opened.weights.as_ref(), memory, &limits);
-    Ok((source.name, reads.bytes_per_token(1, 1)))
+    let predict = |backend: &dyn Backend| backend.predict(&plan, opened.weights.as_ref(), &limits);
+    let on_gpu = by_gpu.as_ref().ok().map(|rate| (*rate, predict(&CudaBackend::new())));
+    let (refused_by_gpu, rate, memory) = match on_gpu {
+        Some((rate, Ok(memory))) => (None, rate, memory),
+        refused => {
+            let why = refused.and_then(|(_, predicted)| predicted.err()).map(|error| error.to_string());
+            let rate = by_processor.map(|it| it.bytes_per_second.median);
+            (why, rate, predict(&CpuBackend::new())?)
+        }
+    };
+    let bytes_per_token = DecodeReads::new(&plan, opened.weights.as_ref(), memory, &limits).bytes_per_token(1, 1);
+    let most_tokens_per_second = rate.map(|rate| rate / bytes_per_token);
+    Ok(ModelReport { name, bytes_per_token, most_tokens_per_second, refused_by_gpu })
 }

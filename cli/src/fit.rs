@@ -14,12 +14,16 @@ use anyhow::bail;
 use clap::ValueEnum;
 use kindling_agent::cache::Cache;
 use kindling_agent::hub::Hub;
+use kindling_envelope::device::{Choice, Why};
 use kindling_envelope::{Bytes, Device, KvDtype, Pool, Serving};
+use kindling_facts::Facts;
+use kindling_runtime::Remainder;
 
 use answer::Answer;
 use machine::Machine;
 
-use crate::runtime::KvTypeArg;
+use crate::device;
+use crate::runtime::{KvTypeArg, RemainderArg};
 
 /// As the runtime: longer contexts are rarely used, but always paid for.
 const MOST_UNASKED_CONTEXT: u64 = 65_536;
@@ -60,9 +64,13 @@ pub struct Args {
     /// What keys and values are kept in.
     #[arg(long, value_name = "TYPE", default_value = "bf16")]
     kv_type: KvTypeArg,
-    /// What computes.
-    #[arg(long, default_value = "cpu")]
-    device: DeviceArg,
+    /// What becomes of matrices that the checkpoint has in BF16 or F16.
+    #[arg(long, value_name = "TYPE", default_value = "keep")]
+    weights_remainder: RemainderArg,
+    /// What computes; auto is the machine's GPU where it can be used for the model, else its processor [default: auto, or
+    /// what a LocalModel says]
+    #[arg(long)]
+    device: Option<DeviceArg>,
     /// Memory of a machine that does nothing else, for example 119.6GiB [default: this machine, as it is now]
     #[arg(long, value_name = "BYTES")]
     memory: Option<Bytes>,
@@ -82,6 +90,7 @@ pub struct Args {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum DeviceArg {
+    Auto,
     Cpu,
     Cuda,
 }
@@ -127,9 +136,20 @@ async fn answer(args: Args) -> anyhow::Result<Answer> {
         None => (source::find(args.model.as_deref().unwrap_or_default(), &args.files, &cache)?, Wanted::of(&args)),
     };
     let facts = kindling_facts::read(&source.place, &Hub::from_environment()).await?;
-    let serving = serving.complete(facts.max_context)?;
+    let facts = facts.with_remainder(serving.remainder);
+    let choice = choice(serving.device, &machine, &facts);
+    let serving = serving.complete(facts.max_context, choice.device)?;
     let model = facts.model(&serving, args.threads)?;
-    Ok(Answer::new((source.name, facts), model, serving, machine))
+    Ok(Answer::new((source.name, facts), model, (serving, choice.reason()), machine))
+}
+
+/// What would compute it. A device that is named is taken as it is: the question is what that would take.
+fn choice(asked: Option<Device>, machine: &Machine, facts: &Facts) -> Choice {
+    let named = |device| Choice { device, why: Why::Asked };
+    match asked {
+        Some(device) => named(device),
+        None => device::choose_for(None, || machine.gpu(), facts).unwrap_or(named(Device::Cpu)),
+    }
 }
 
 /// How the model is to be served, before its own figures are known.
@@ -140,7 +160,9 @@ struct Wanted {
     pool: Option<Pool>,
     max_batched_tokens: u64,
     kv_dtype: KvDtype,
-    device: Device,
+    remainder: Remainder,
+    /// Nothing is the best that works.
+    device: Option<Device>,
 }
 
 impl Wanted {
@@ -156,14 +178,16 @@ impl Wanted {
                 KvTypeArg::Bf16 => KvDtype::Bf16,
                 KvTypeArg::Fp8 => KvDtype::Fp8,
             },
+            remainder: args.weights_remainder.into(),
             device: match args.device {
-                DeviceArg::Cpu => Device::Cpu,
-                DeviceArg::Cuda => Device::Cuda,
+                None | Some(DeviceArg::Auto) => None,
+                Some(DeviceArg::Cpu) => Some(Device::Cpu),
+                Some(DeviceArg::Cuda) => Some(Device::Cuda),
             },
         }
     }
 
-    fn complete(self, max_context: u64) -> anyhow::Result<Serving> {
+    fn complete(self, max_context: u64, device: Device) -> anyhow::Result<Serving> {
         let context = self.context.unwrap_or_else(|| max_context.min(MOST_UNASKED_CONTEXT));
         if context > max_context {
             bail!("a context of {context} tokens is more than the model's {max_context}");
@@ -177,7 +201,7 @@ impl Wanted {
             pool: self.pool.unwrap_or(Pool::Contexts(2)),
             max_batched_tokens: self.max_batched_tokens,
             kv_dtype: self.kv_dtype,
-            device: self.device,
+            device,
         })
     }
 }

@@ -10,6 +10,7 @@ mod bench;
 mod cache;
 mod cluster;
 mod command;
+mod device;
 mod doctor;
 mod exit;
 mod fit;
@@ -22,6 +23,7 @@ mod ps;
 mod pull;
 mod quantize;
 mod runtime;
+mod self_test;
 mod up;
 
 /// Serves language models, on this machine or on Kubernetes.

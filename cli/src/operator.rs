@@ -26,6 +26,9 @@ pub struct Args {
     /// Read weights no faster than this, to spare disks that others use [default: as fast as it goes]
     #[arg(long, value_name = "BYTES")]
     runtime_read_bytes_per_second: Option<u64>,
+    /// RuntimeClass of pods that compute on a GPU, where their LocalModel names none [default: the node's own]
+    #[arg(long, value_name = "NAME")]
+    gpu_runtime_class: Option<String>,
     /// Folder of the cache on every node.
     #[arg(long, default_value = "/var/lib/kindling/cache")]
     cache_host_path: PathBuf,
@@ -83,6 +86,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         image_pull_policy,
         runtime_resources,
         runtime_read_bytes_per_second,
+        gpu_runtime_class,
         cache_host_path,
         allowed_host_path_prefixes,
         agent_token_file,
@@ -103,6 +107,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         image_pull_policy,
         runtime_resources,
         runtime_read_bytes_per_second,
+        gpu_runtime_class_name: gpu_runtime_class,
         cache_host_path,
         allowed_host_path_prefixes,
         agent_token_file,

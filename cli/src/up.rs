@@ -18,7 +18,10 @@ use tokio_util::sync::CancellationToken;
 use crate::bars::Bytes;
 use crate::fit::machine::Machine;
 use crate::runtime::{MachineArgs, bind};
-use crate::{interrupt, local_models, logging, pull};
+use crate::{device, interrupt, local_models, logging, pull};
+
+/// How long a model that fails lets its clients hear of it.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Between two looks at how far a load is: smooth for the eye.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -27,7 +30,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// Running answers may finish after Ctrl-C; a second Ctrl-C ends at once.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Serve the models of a YAML file on this machine: no cluster, no GPU needed.
+/// Serve the models of a YAML file on this machine: no cluster, no GPU needed, and one used where the file lets it.
 #[derive(clap::Args)]
 pub struct Args {
     /// File with one or more LocalModels, as for kubectl apply.
@@ -48,7 +51,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let Args { file, listen, cache, machine } = args;
     logging::start("warn");
     let models = local_models::read(&file)?;
-    models.iter().try_for_each(refuse_what_this_machine_lacks)?;
+    refuse_what_this_machine_lacks(&models, &machine).await?;
     let cache = cache.map_or_else(Cache::of_user, |folder| Ok(Cache::at(folder)))?;
     let listener = bind(listen).await?;
     let address = listener.local_addr()?;
@@ -67,7 +70,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(runtimes) = &runtimes {
         print_ready(&models, address);
         tokio::select! {
-            ended = wait(runtimes, &shutdown) => ended?,
+            ended = wait(runtimes, &shutdown) => if let Err(error) = ended {
+                // Whoever waits for an answer is told before the process is gone.
+                shutdown.cancel();
+                let _ = tokio::time::timeout(LAST_WORDS, gateway).await;
+                return Err(error);
+            },
             ended = &mut gateway => gateway_ended = Some(ended),
         }
     }
@@ -87,12 +95,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the schema allows and this command cannot do.
-fn refuse_what_this_machine_lacks(model: &LocalModel) -> anyhow::Result<()> {
-    if model.spec.placement.device == Device::Cuda {
-        bail!("{}: spec.placement.device is Cuda, and this build of Kindling has no CUDA backend", name(model));
-    }
-    Ok(())
+/// Before anything is downloaded for it.
+async fn refuse_what_this_machine_lacks(models: &[LocalModel], machine: &MachineArgs) -> anyhow::Result<()> {
+    let mut by_name = models.iter().filter(|model| model.spec.placement.device == Device::Cuda);
+    let Some(model) = by_name.next().filter(|_| machine.computes()) else { return Ok(()) };
+    let usable = tokio::task::spawn_blocking(device::usable_here).await.context("look at the GPU")?;
+    usable
+        .map_err(|why| anyhow::anyhow!("{}: spec.placement.device is Cuda, and no GPU can be used: {why}", name(model)))
 }
 
 /// Starts the models one after another: two loads at once would only share the disk.
@@ -105,7 +114,8 @@ async fn start_all(
     let mut runtimes = Vec::new();
     for model in models.iter().filter(|model| model.spec.replicas > 0) {
         let path = weights(model, cache).await.with_context(|| name(model))?;
-        let runtime = Runtime::start(runtime_config(model, path, machine)?);
+        let config = runtime_config(model, path, machine).await.with_context(|| name(model))?;
+        let runtime = Runtime::start(config);
         load(&runtime, &name(model)).await.with_context(|| name(model))?;
         let backend = Backend::new(runtime.connect_in_process());
         routes.update(|routes| {
@@ -138,7 +148,7 @@ async fn weights(model: &LocalModel, cache: &Cache) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn runtime_config(model: &LocalModel, path: PathBuf, machine: &MachineArgs) -> anyhow::Result<RuntimeConfig> {
+async fn runtime_config(model: &LocalModel, path: PathBuf, machine: &MachineArgs) -> anyhow::Result<RuntimeConfig> {
     let serving = &model.spec.serving;
     let mut config = RuntimeConfig::new(path);
     config.served_name = name(model);
@@ -149,10 +159,13 @@ fn runtime_config(model: &LocalModel, path: PathBuf, machine: &MachineArgs) -> a
         KvCacheType::Auto | KvCacheType::Bf16 => KvType::Wide,
         KvCacheType::Fp8 => KvType::F8E4M3,
     };
+    config.weights_remainder = device::remainder(model.spec.weights.remainder);
     if let Some(tokens) = serving.max_batched_tokens {
         config.max_batched_tokens = tokens as usize;
     }
-    machine.apply(&mut config)?;
+    if let Some(choice) = machine.apply(&mut config, Some(model.spec.placement.device)).await? {
+        eprintln!("{} is {}", name(model), device::words(&choice));
+    }
     // Read anew for every model: those before it are loaded by then.
     let node = Machine::this()?.node;
     config.memory_budget = Some(node.total.saturating_sub(node.system()).0);

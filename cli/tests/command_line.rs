@@ -51,11 +51,6 @@ fn a_wrong_yaml_file_is_refused_with_the_place() {
             format!("{head}spec: {{source: {{hf: {{repo: a/b}}}}, servign: {{}}}}\n"),
             "spec.servign: unknown field",
         ),
-        (
-            "cuda",
-            format!("{head}spec: {{source: {{hf: {{repo: a/b}}}}, placement: {{device: Cuda}}}}\n"),
-            "no CUDA backend",
-        ),
     ] {
         let said = up_with(name, &yaml);
         assert!(said.contains(expected), "{name}: {said}");

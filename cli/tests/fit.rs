@@ -109,7 +109,11 @@ fn what_the_runtime_cannot_run_is_said() {
     assert!(said.contains("cannot run it on cpu: the cpu backend does not support recurrent layers"), "{said}");
     assert!(said.contains("not planned"), "{said}");
     let said = text(&fit(&[MODEL, "--memory", "64GiB", "--device", "cuda"]).stdout);
-    assert!(said.contains("cannot run it on cuda: the runtime has no CUDA backend yet"), "{said}");
+    assert!(said.contains("the runtime can run it on cuda"), "{said}");
+    let args = ["runtime/models/tests/golden/tiny_qwen3_next", "--memory", "64GiB", "--device", "cuda"];
+    let said = text(&fit(&args).stdout);
+    assert!(said.contains("the runtime can run it on cuda"), "{said}");
+    assert!(said.contains("as the cuda backend holds them"), "{said}");
 }
 
 #[test]

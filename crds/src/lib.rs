@@ -20,15 +20,15 @@ pub use condition::{ConditionStatus, ConditionType};
 pub use crd::{crd, crds, generated_files};
 pub use local_model::{
     Activation, Device, Gateway, HfSource, HostPathSource, Lifecycle, LocalModel, LocalModelSpec, Memory, MemoryPolicy,
-    Placement, Source,
+    Placement, Remainder, Source, Weights,
 };
 pub use names::{
     AGENT_AUDIENCE, AGENT_PORT, API_GROUP, DIGEST_ANNOTATION, GRPC_PORT, GRPC_PORT_NAME, MANAGER, METRICS_PORT,
     METRICS_PORT_NAME, MODEL_LABEL, RUNTIME_CONTAINER, TERMS_ANNOTATION, use_lease_name,
 };
 pub use node_envelope::{
-    Holder, MeasuredTerms, NodeDisplay, NodeEnvelope, NodeEnvelopeSpec, NodeEnvelopeStatus, NodeMemory, Pressure,
-    Reservation, ReservationState,
+    Holder, MeasuredTerms, NodeDisplay, NodeEnvelope, NodeEnvelopeSpec, NodeEnvelopeStatus, NodeGpu, NodeMemory,
+    Pressure, Reservation, ReservationState,
 };
 pub use serving::{KvCache, KvCacheType, Serving};
 pub use status::{

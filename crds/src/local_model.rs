@@ -61,6 +61,10 @@ pub struct LocalModelSpec {
     #[serde(default)]
     pub serving: Serving,
 
+    /// What becomes of the weights when they are loaded.
+    #[serde(default, skip_serializing_if = "Weights::is_default")]
+    pub weights: Weights,
+
     /// How much memory the model may take, and who leaves first when there is not enough.
     #[serde(default)]
     pub memory: Memory,
@@ -82,6 +86,33 @@ pub struct LocalModelSpec {
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0, max = 32))]
     pub replicas: u32,
+}
+
+/// What becomes of the weights when they are loaded.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Weights {
+    /// What becomes of matrices that the checkpoint has in 16 bits, as published 4-bit checkpoints have some: every token
+    /// reads them.
+    #[serde(default)]
+    pub remainder: Remainder,
+}
+
+impl Weights {
+    /// Whether they stay as they are stored.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What becomes of matrices in 16 bits.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Remainder {
+    /// They stay.
+    #[default]
+    Keep,
+    /// FP8 (E4M3), about half of that; answers differ a little.
+    Fp8,
 }
 
 /// Where the weights come from: exactly one of `hf` and `hostPath`.
@@ -219,13 +250,13 @@ pub struct Placement {
     #[schemars(schema_with = "crate::crd::tolerations_schema")]
     pub tolerations: Vec<Toleration>,
 
-    /// RuntimeClass of the model's pod, for example `nvidia`.
+    /// RuntimeClass of the model's pod, for example `nvidia`; unset takes what the administrator has set for the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub runtime_class_name: Option<String>,
 
-    /// What computes: `Auto` takes the best device that works, `Cpu` the processor, `Cuda` an NVIDIA GPU and never
-    /// anything else.
+    /// What computes. `Auto` takes an NVIDIA GPU where a node that the model may go to has one that works and can
+    /// compute the model, else the processor; `Cpu` the processor; `Cuda` an NVIDIA GPU and never anything else.
     #[serde(default)]
     pub device: Device,
 }

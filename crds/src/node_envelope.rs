@@ -37,6 +37,20 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Pressure", type_ = "string", json_path = ".status.pressure"),
     printcolumn(name = "Models", type_ = "string", json_path = ".spec.models", description = "Who it is promised to"),
     printcolumn(
+        name = "GPU",
+        type_ = "string",
+        json_path = ".status.gpu.name",
+        priority = 1,
+        description = "The first of NVIDIA's driver"
+    ),
+    printcolumn(
+        name = "Usable",
+        type_ = "boolean",
+        json_path = ".status.gpu.usable",
+        priority = 1,
+        description = "Whether models can be computed on that GPU"
+    ),
+    printcolumn(
         name = "Measured",
         type_ = "date",
         json_path = ".status.measuredAt",
@@ -158,6 +172,9 @@ pub struct NodeEnvelopeStatus {
     /// The machine, for example `NVIDIA DGX Spark`, where its firmware says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub product: Option<String>,
+    /// The GPU that models would compute on here; unset while nobody has looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<NodeGpu>,
     /// For `kubectl get`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display: Option<NodeDisplay>,
@@ -232,6 +249,37 @@ pub struct MeasuredTerms {
     pub activations_bytes: u64,
     /// The whole process, as the kernel counts it.
     pub total_bytes: u64,
+}
+
+/// The first GPU of a node's NVIDIA driver, or why there is none.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeGpu {
+    /// For example `NVIDIA GB10`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// For example `12.1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compute_capability: Option<String>,
+    /// The newest CUDA that the driver knows, for example `13.0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_cuda_version: Option<String>,
+    /// Whether models can be computed on it.
+    pub usable: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl NodeGpu {
+    /// Whether models can be computed on it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<(), String> {
+        let why = || self.reason.clone().unwrap_or_else(|| "its agent does not say why".to_owned());
+        if self.usable { Ok(()) } else { Err(why()) }
+    }
 }
 
 /// Figures for people, as Kubernetes quantities.

@@ -135,11 +135,20 @@ pub struct DownloadStatus {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Acceleration {
-    /// The device, for example `cpu`.
+    /// `Cpu` or `Cuda`.
     pub device: String,
+    /// The GPU, for example `NVIDIA GB10`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Of the GPU, for example `12.1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compute_capability: Option<String>,
     /// The kernels in use.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kernels: Vec<String>,
+    /// Why it is the processor though the node has a GPU and `placement.device` is `Auto`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Memory that the model takes, as Kubernetes quantities for people; `envelope` has the bytes.

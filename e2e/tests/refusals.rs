@@ -57,7 +57,7 @@ fn a_spec_that_breaks_the_rules_is_refused_by_the_api_server() {
 const ONLY_FOR_THE_OPERATOR: [(&str, &str, &str); 2] = [
     (
         "{source: {hf: {repo: org/name}}, placement: {device: Cuda}}",
-        "device Cuda is not supported",
+        "no node has a GPU that can be used",
         "DeviceNotSupported",
     ),
     (

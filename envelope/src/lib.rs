@@ -5,6 +5,7 @@
 
 mod bytes;
 mod check;
+pub mod device;
 pub mod facts;
 mod footprint;
 mod kv_cache;

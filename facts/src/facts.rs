@@ -5,6 +5,7 @@ use std::fmt;
 
 use kindling_agent::hub::Traffic;
 use kindling_envelope::{Activations, Bytes, CacheLayers, Device, Model, Serving};
+use kindling_models::Remainder;
 
 use crate::planned::{Lowered, PlanError};
 
@@ -68,21 +69,28 @@ impl Facts {
             max_context: self.max_context,
         };
         match &self.lowered {
-            Some(lowered) if serving.device == Device::Cpu => {
-                Ok(lowered.planned(serving, threads)?.unwrap_or(unplanned))
-            }
-            _ => Ok(unplanned),
+            Some(lowered) => Ok(lowered.planned(serving, threads)?.unwrap_or(unplanned)),
+            None => Ok(unplanned),
         }
+    }
+
+    /// The same model whose matrices in 16 bits become something else while they are read.
+    #[must_use]
+    pub fn with_remainder(mut self, remainder: Remainder) -> Self {
+        if let Some(lowered) = self.lowered.take() {
+            let (lowered, num_changed) = lowered.with_remainder(remainder);
+            self.lowered = Some(lowered);
+            if num_changed > 0 {
+                self.quantization = format!("{}, 16 bits as FP8", self.quantization);
+            }
+        }
+        self
     }
 
     /// Why this device cannot run it, if it cannot.
     pub fn refusal(&self, device: Device) -> Option<String> {
         let any = self.runnable.as_ref().err().cloned();
-        any.or_else(|| match (device, &self.lowered) {
-            (Device::Cuda, _) => Some("the runtime has no CUDA backend yet".to_owned()),
-            (Device::Cpu, Some(lowered)) => lowered.refused_by_cpu(),
-            (Device::Cpu, None) => None,
-        })
+        any.or_else(|| self.lowered.as_ref()?.refused_by(device))
     }
 }
 

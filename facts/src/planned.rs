@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
-use kindling_envelope::{Activations, BLOCK_TOKENS, Bytes, CacheLayers, KvDtype, Model, Serving};
+use kindling_cuda::CudaBackend;
+use kindling_envelope::{Activations, BLOCK_TOKENS, Bytes, CacheLayers, Device, KvDtype, Model, Serving};
 use kindling_kernels::{
     Backend, CacheGroupKind, CacheGroupSpec, CpuBackend, KvType, Limits, MemoryUse, Plan, PrepareError, WeightSource,
 };
+use kindling_models::Remainder;
 
 /// Tokens and sequences that the slopes of the activations are taken over: whole lanes, so that nothing is rounded.
 const STEP: usize = 64;
@@ -39,13 +41,20 @@ impl Lowered {
         Self { plan, weights, largest_tensor }
     }
 
+    /// With other types for what is stored in 16 bits; and how many tensors that are.
+    pub(crate) fn with_remainder(self, remainder: Remainder) -> (Self, usize) {
+        let (num_changed, _) = remainder.effect(&self.plan, &*self.weights);
+        let weights = remainder.apply(&self.plan, self.weights);
+        (Self { weights, ..self }, num_changed)
+    }
+
     /// What all layers keep, by kind.
     pub(crate) fn cache(&self) -> Vec<CacheLayers> {
         self.plan.cache_groups.iter().map(cache_layers).collect()
     }
 
-    /// What the `cpu` backend lacks to compute it, if anything.
-    pub(crate) fn refused_by_cpu(&self) -> Option<String> {
+    /// What the device's backend lacks to compute it, if anything.
+    pub(crate) fn refused_by(&self, device: Device) -> Option<String> {
         let least = Limits {
             max_tokens_per_step: 1,
             max_sequences: 1,
@@ -56,17 +65,26 @@ impl Lowered {
             kv_type: KvType::Wide,
             num_threads: 1,
         };
-        match CpuBackend::new().predict(&self.plan, self.weights.as_ref(), &least) {
+        match self.predict(device, &least) {
             Ok(_) => None,
             Err(error) => Some(error.to_string()),
         }
     }
 
-    /// The model as the `cpu` backend would hold it, or `None` if it lacks something.
+    /// What the device's backend would hold. None of them needs the device itself to say so.
+    fn predict(&self, device: Device, limits: &Limits) -> Result<MemoryUse, PrepareError> {
+        let backend: &dyn Backend = match device {
+            Device::Cpu => &CpuBackend::new(),
+            Device::Cuda => &CudaBackend::new(),
+        };
+        backend.predict(&self.plan, self.weights.as_ref(), limits)
+    }
+
+    /// The model as the device's backend would hold it, or `None` if it lacks something.
     pub(crate) fn planned(&self, serving: &Serving, threads: Option<usize>) -> Result<Option<Model>, PlanError> {
         let threads = threads.unwrap_or_else(|| available_parallelism().map_or(1, std::num::NonZero::get));
         let limits = self.limits(serving, threads)?;
-        let predict = |limits: &Limits| CpuBackend::new().predict(&self.plan, self.weights.as_ref(), limits);
+        let predict = |limits: &Limits| self.predict(serving.device, limits);
         let exact = match predict(&limits) {
             Err(PrepareError::Unsupported { .. }) => return Ok(None),
             predicted => predicted?,

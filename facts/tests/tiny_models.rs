@@ -5,11 +5,12 @@
 use std::path::{Path, PathBuf};
 
 use kindling_agent::hub::Hub;
+use kindling_cuda::CudaBackend;
 use kindling_envelope::facts::Described;
 use kindling_envelope::{CacheLayers, Device, KvDtype, Pool, Serving};
 use kindling_facts::{Facts, ModelSource, read};
 use kindling_kernels::{Backend, CpuBackend, MemoryUse, PrepareError};
-use kindling_runtime::{KvType, RuntimeConfig};
+use kindling_runtime::{KvType, Remainder, RuntimeConfig};
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/models/tests/golden")
@@ -37,14 +38,14 @@ async fn facts(path: &Path) -> Facts {
         .unwrap_or_else(|error| panic!("{}: {error:?}", path.display()))
 }
 
-fn servings(longest: u64) -> Vec<Serving> {
+fn servings(longest: u64, device: Device) -> Vec<Serving> {
     let base = Serving {
         context: longest - 7,
         concurrency: 4,
         pool: Pool::Contexts(2),
         max_batched_tokens: 512,
         kv_dtype: KvDtype::Bf16,
-        device: Device::Cpu,
+        device,
     };
     vec![
         Serving { concurrency: 1, max_batched_tokens: 1, context: 17, ..base },
@@ -56,7 +57,11 @@ fn servings(longest: u64) -> Vec<Serving> {
 }
 
 /// What the runtime would be told to hold.
-fn predicted(path: &Path, serving: &Serving, threads: usize) -> Result<MemoryUse, PrepareError> {
+fn predicted(
+    (path, remainder): (&Path, Remainder),
+    serving: &Serving,
+    threads: usize,
+) -> Result<MemoryUse, PrepareError> {
     let opened = kindling_models::open_weights(path).unwrap();
     let plan = opened.spec.lower();
     let config = RuntimeConfig {
@@ -72,7 +77,11 @@ fn predicted(path: &Path, serving: &Serving, threads: usize) -> Result<MemoryUse
         ..RuntimeConfig::new(path)
     };
     let limits = config.limits(plan.max_position, &plan.cache_groups).unwrap();
-    CpuBackend::new().predict(&plan, opened.weights.as_ref(), &limits)
+    let backend: &dyn Backend = match serving.device {
+        Device::Cpu => &CpuBackend::new(),
+        Device::Cuda => &CudaBackend::new(),
+    };
+    backend.predict(&plan, remainder.apply(&plan, opened.weights).as_ref(), &limits)
 }
 
 #[tokio::test]
@@ -80,11 +89,12 @@ async fn the_footprint_is_what_the_backend_would_hold() {
     let mut compared = 0;
     for path in checkpoints() {
         let facts = facts(&path).await;
-        for serving in servings(facts.max_context) {
+        let devices = [Device::Cpu, Device::Cuda];
+        for serving in devices.iter().flat_map(|device| servings(facts.max_context, *device)) {
             for threads in [1, 4, 20] {
                 let what = format!("{} {serving:?}", path.display());
                 let footprint = facts.model(&serving, Some(threads)).unwrap().footprint(&serving);
-                match predicted(&path, &serving, threads) {
+                match predicted((&path, Remainder::Keep), &serving, threads) {
                     Ok(held) => {
                         assert_eq!(footprint.weights.0, held.weight_bytes as u64, "weights of {what}");
                         assert_eq!(footprint.activations.0, held.activation_bytes as u64, "activations of {what}");
@@ -92,7 +102,7 @@ async fn the_footprint_is_what_the_backend_would_hold() {
                         compared += 1;
                     }
                     Err(PrepareError::Unsupported { .. }) => {
-                        assert!(facts.refusal(Device::Cpu).unwrap().contains("recurrent layers"), "{what}");
+                        assert!(facts.refusal(serving.device).unwrap().contains("recurrent layers"), "{what}");
                         assert_eq!(footprint.weights, facts.stored.loaded, "{what}");
                     }
                     Err(error) => panic!("{what}: {error:?}"),
@@ -100,7 +110,30 @@ async fn the_footprint_is_what_the_backend_would_hold() {
             }
         }
     }
-    assert_eq!(compared, (checkpoints().len() - 3) * servings(100).len() * 3, "three have recurrent layers");
+    assert_eq!(
+        compared,
+        (2 * checkpoints().len() - 3) * servings(100, Device::Cpu).len() * 3,
+        "three have recurrent layers, which the processor lacks"
+    );
+}
+
+/// Tiny checkpoints in 16 bits take less then, as much less as the backend says.
+#[tokio::test]
+async fn what_is_in_16_bits_can_become_less_and_is_predicted_so() {
+    let mut changed = 0;
+    for path in checkpoints() {
+        let [kept, narrow] = [facts(&path).await, facts(&path).await.with_remainder(Remainder::Fp8)];
+        for device in [Device::Cpu, Device::Cuda] {
+            let serving = servings(kept.max_context, device)[0];
+            let Ok(held) = predicted((&path, Remainder::Fp8), &serving, 4) else { continue };
+            let [before, after] = [&kept, &narrow].map(|facts| facts.model(&serving, Some(4)).unwrap().weights.0);
+            assert_eq!(after, held.weight_bytes as u64, "{}", path.display());
+            let is_said = narrow.quantization.ends_with(", 16 bits as FP8");
+            assert_eq!(after < before, is_said, "{}: {after} of {before}", path.display());
+            changed += u32::from(is_said);
+        }
+    }
+    assert!(changed >= 10, "{changed}");
 }
 
 fn sorted(mut cache: Vec<CacheLayers>) -> Vec<String> {

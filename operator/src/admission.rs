@@ -71,7 +71,7 @@ impl Admission {
         if let Some(facts) = placement.known(asked).facts {
             return KnownFacts::Exact(facts);
         }
-        placement.known_of_weights(&asked.weights).map_or(KnownFacts::Nothing, KnownFacts::ServedOtherwise)
+        placement.known_of_weights(asked).map_or(KnownFacts::Nothing, KnownFacts::ServedOtherwise)
     }
 }
 

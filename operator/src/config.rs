@@ -18,6 +18,8 @@ pub struct OperatorConfig {
     pub runtime_resources: Option<ResourceRequirements>,
     /// Bound on how fast a runtime reads weights, for disks that others use too; `None` is none.
     pub runtime_read_bytes_per_second: Option<u64>,
+    /// RuntimeClass of the pods that compute on a GPU, where the model names none; `None` leaves it to the node's default.
+    pub gpu_runtime_class_name: Option<String>,
     /// Folder of the cache on every node.
     pub cache_host_path: PathBuf,
     /// `spec.source.hostPath` is allowed below these folders; none by default.

@@ -99,7 +99,7 @@ async fn converge(object: &LocalModel, cx: &Context) -> Result<Observed, Error> 
     let model = validated.map_err(|source| Error::Validate { source, is_serving: is_serving(&references) })?;
     let desired = build(&model); // pure, cannot fail
     let service = apply(&cx.client, object, &references, desired).await.map_err(Error::Apply)?; // writes
-    let known = cx.placement.known(&model.asked());
+    let known = cx.placement.known_of(&uid);
     let outcomes = (0..).zip(&references.pods).map(|(copy, _)| cx.placement.outcome(&uid, copy)).collect();
     let elsewhere = Elsewhere { outcomes, known };
     let seen = (object, &references, service.as_ref());

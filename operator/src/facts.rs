@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kindling_api::Serving;
-use kindling_envelope::{Activations, Bytes, CacheLayers, Model};
+use kindling_api::{Remainder, Serving};
+use kindling_envelope::{Activations, Bytes, CacheLayers, Device, Model};
 use kindling_proto::v1::cache_layers::Kind;
 use kindling_proto::v1::ensure_model_response::State;
 use kindling_proto::v1::model_source::Source;
 use kindling_proto::v1::{
-    CacheLayers as LayersMessage, DescribeModelRequest, DescribeModelResponse, EnsureModelRequest, EnsureModelResponse,
-    HubModel, ModelSource, ServingSettings,
+    CacheLayers as LayersMessage, DescribeModelRequest, DescribeModelResponse, Device as AskedDevice,
+    EnsureModelRequest, EnsureModelResponse, HubModel, ModelSource, Remainder as AskedRemainder, ServingSettings,
 };
 use tokio::sync::Notify;
 use tonic::{Code, Status};
@@ -36,11 +36,15 @@ pub struct Asked {
     pub weights: Weights,
     /// What decides how much is computed at a time.
     pub serving: Serving,
+    /// What becomes of what is stored in 16 bits.
+    pub remainder: Remainder,
+    /// What is to compute it.
+    pub device: Device,
 }
 
 impl Asked {
     fn key(&self) -> String {
-        format!("{:?} {:?}", self.weights, self.serving)
+        format!("{:?} {:?} {:?} {:?}", self.weights, self.serving, self.remainder, self.device)
     }
 
     fn to_question(&self) -> DescribeModelRequest {
@@ -50,6 +54,16 @@ impl Asked {
             max_concurrency: Some(*max_concurrency),
             kv_tokens: kv_cache.tokens,
             max_batched_tokens: *max_batched_tokens,
+            device: match self.device {
+                Device::Cpu => AskedDevice::Cpu,
+                Device::Cuda => AskedDevice::Cuda,
+            }
+            .into(),
+            remainder: match self.remainder {
+                Remainder::Keep => AskedRemainder::Unspecified,
+                Remainder::Fp8 => AskedRemainder::Fp8,
+            }
+            .into(),
         };
         DescribeModelRequest { source: Some(to_source(&self.weights)), serving: Some(serving) }
     }
@@ -79,7 +93,7 @@ pub struct Facts {
     pub quantization: String,
     /// As they lie in the files.
     pub stored_weight_bytes: u64,
-    /// Why the runtime can't run it; empty if it can.
+    /// Why the runtime can't run it on the device in question; empty if it can.
     pub not_runnable: String,
     /// What the files are.
     pub digest: String,
@@ -147,11 +161,11 @@ impl FactsCache {
         Known { places: places.unwrap_or_default(), ..described }
     }
 
-    /// What is known of these weights, however they are served: what is planned for a step may be another's.
-    pub fn of_weights(&self, weights: &Weights) -> Option<Facts> {
-        let prefix = format!("{} ", key(weights));
+    /// What is known of these weights on this device, however they are served: what is planned for a step may be another's.
+    pub fn of_weights(&self, asked: &Asked) -> Option<Facts> {
+        let (prefix, device) = (format!("{} ", key(&asked.weights)), format!(" {:?}", asked.device));
         let entries = self.lock();
-        let mut served = entries.iter().filter(|(key, _)| key.starts_with(&prefix));
+        let mut served = entries.iter().filter(|(key, _)| key.starts_with(&prefix) && key.ends_with(&device));
         served.find_map(|(_, entry)| entry.known.facts.clone())
     }
 

@@ -5,6 +5,7 @@
 //! nothing. Reconcile asks [`Placement::outcome`] for what to say about a model.
 
 mod carry_out;
+pub mod device;
 mod ledger;
 mod preview;
 mod read;
@@ -29,9 +30,9 @@ use carry_out::Failures;
 use crate::facts::{Asked, Facts, FactsCache, Known};
 use crate::learned::lessons;
 use crate::named::Named;
-use crate::validate::Weights;
 
 pub use carry_out::{PlacementError, quantity};
+pub use device::Chosen;
 pub use ledger::{MODEL_COPY_SEPARATOR, PodTerms, pod_terms};
 pub use preview::LastRound;
 pub use read::World;
@@ -57,6 +58,8 @@ pub struct Outcome {
     pub room: Option<Room>,
     /// Where its pod is to be, and is.
     pub node: Option<String>,
+    /// What computes it, and where it may go for that.
+    pub chosen: Option<Chosen>,
     /// Why its pod could not be made or deleted.
     pub failure: Option<String>,
     /// What was measured of it, if it serves as it is asked to.
@@ -141,9 +144,14 @@ impl Placement {
         self.facts.known(asked)
     }
 
+    /// What was known in the last round of the weights of the model of this uid, for the device that is to compute it.
+    pub fn known_of(&self, uid: &str) -> Known {
+        lock(&self.said).known.get(uid).cloned().unwrap_or_default()
+    }
+
     /// What is known of the same weights, served otherwise.
-    pub fn known_of_weights(&self, weights: &Weights) -> Option<Facts> {
-        self.facts.of_weights(weights)
+    pub fn known_of_weights(&self, asked: &Asked) -> Option<Facts> {
+        self.facts.of_weights(asked)
     }
 
     /// What the last round was decided from; nothing before the first one.
@@ -225,7 +233,7 @@ impl Placement {
 
     /// Asks for what is missing: facts, and weights where they would fit.
     fn ask_agents(&self, world: &read::World, wished: &[situation::Wished], verdicts: &BTreeMap<String, Verdict>) {
-        let sources: Vec<_> = wished.iter().filter_map(|wished| wished.asked.clone()).collect();
+        let sources: Vec<_> = wished.iter().flat_map(Wished::questions).collect();
         self.facts.keep_only(&sources);
         // An operator of one namespace doesn't know what those of others name.
         if self.config.namespace.is_none() {
@@ -234,7 +242,10 @@ impl Placement {
         for wished in wished {
             let Some(asked) = &wished.asked else { continue };
             let agents = world.agents(&wished.wish.nodes);
-            self.facts.describe(asked, agents.clone());
+            for question in wished.questions() {
+                let agents = if question == *asked { agents.clone() } else { world.agents(&wished.gpu_nodes()) };
+                self.facts.describe(&question, agents);
+            }
             let known = self.facts.known(asked);
             let bring_to = match verdicts.get(&wished.wish.key) {
                 Some(Verdict::WaitingForWeights { nodes }) => known.best_of(nodes),

@@ -95,7 +95,10 @@ fn facts(object: &LocalModel, observed: &Observed, old: LocalModelStatus) -> Loc
         conditions: Vec::new(),
         source: Some(source_name(&object.spec.source)),
         model,
-        acceleration: info.and_then(acceleration).or(old.acceleration.filter(|_| is_same_spec && is_started)),
+        acceleration: info
+            .and_then(acceleration)
+            .or(old.acceleration.filter(|_| is_same_spec && is_started))
+            .map(|found| on_node(found, chief)),
         memory: Some(memory).filter(|memory| *memory != MemoryStatus::default()),
         envelope: Some(envelope).filter(|envelope| *envelope != EnvelopeStatus::default()),
         download: download(observed),
@@ -225,7 +228,27 @@ fn model_facts(info: &GetModelInfoResponse) -> Option<ModelFacts> {
 }
 
 fn acceleration(info: &GetModelInfoResponse) -> Option<Acceleration> {
-    (!info.device.is_empty()).then(|| Acceleration { device: info.device.clone(), kernels: info.kernels.clone() })
+    let device = match info.device.as_str() {
+        "" => return None,
+        "cpu" => "Cpu",
+        "cuda" => "Cuda",
+        other => other,
+    };
+    Some(Acceleration { device: device.to_owned(), kernels: info.kernels.clone(), ..Acceleration::default() })
+}
+
+/// With what is known of the node: the runtime says what computes, the node's agent what that is.
+fn on_node(found: Acceleration, copy: &ObservedCopy) -> Acceleration {
+    let placed = copy.outcome.as_ref().and_then(|outcome| outcome.chosen.as_ref()).zip(copy.node.as_ref());
+    let Some((chosen, node)) = placed else { return found };
+    let is_gpu = found.device == "Cuda";
+    let gpu = chosen.gpu(node).filter(|_| is_gpu);
+    Acceleration {
+        name: gpu.and_then(|gpu| gpu.name.clone()),
+        compute_capability: gpu.and_then(|gpu| gpu.compute_capability.clone()),
+        reason: chosen.reason(node).filter(|_| !is_gpu).cloned(),
+        ..found
+    }
 }
 
 fn context_length(info: &GetModelInfoResponse) -> Option<u32> {

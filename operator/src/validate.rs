@@ -6,7 +6,8 @@ use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Toleration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kindling_api::{Device, LocalModel, Serving, Source};
+use kindling_api::{Device, LocalModel, Remainder, Serving, Source};
+use kindling_envelope::Device as Computes;
 use kube::{Resource, ResourceExt};
 use serde::Serialize;
 
@@ -29,12 +30,15 @@ pub struct ValidatedModel {
     pub owner: OwnerReference,
     /// What the pod is made from.
     pub inputs: PodInputs,
+    /// What is to compute it; nothing is the best that works.
+    pub device: Option<Computes>,
 }
 
 impl ValidatedModel {
-    /// What the agents are asked about it.
-    pub fn asked(&self) -> Asked {
-        Asked { weights: self.inputs.weights.clone(), serving: self.inputs.serving.clone() }
+    /// What the agents are asked about it, were it computed so.
+    pub fn asked(&self, device: Computes) -> Asked {
+        let PodInputs { weights, serving, remainder, .. } = &self.inputs;
+        Asked { weights: weights.clone(), serving: serving.clone(), remainder: *remainder, device }
     }
 }
 
@@ -45,12 +49,19 @@ pub struct PodInputs {
     pub weights: Weights,
     /// How they are served.
     pub serving: Serving,
+    /// What becomes of what is stored in 16 bits; pods from before there was a choice stay as they are.
+    #[serde(skip_serializing_if = "is_kept")]
+    pub remainder: Remainder,
     /// Labels that the node must have.
     pub node_selector: BTreeMap<String, String>,
     /// Taints that are tolerated.
     pub tolerations: Vec<Toleration>,
     /// RuntimeClass of the pod.
     pub runtime_class_name: Option<String>,
+}
+
+fn is_kept(remainder: &Remainder) -> bool {
+    *remainder == Remainder::Keep
 }
 
 /// Where the weights come from.
@@ -111,9 +122,6 @@ pub enum ValidateError {
         /// The allowed folders, for people.
         allowed: String,
     },
-    /// The device can't be used by this build.
-    #[error("spec.placement.device Cuda is not supported by this build; use Auto or Cpu")]
-    Device,
     /// Somebody else's object has the name.
     #[error(
         "a {kind} named {name} exists already and does not belong to this LocalModel; delete it or rename the LocalModel"
@@ -139,19 +147,22 @@ pub fn validate(
     let namespace = object.namespace().ok_or(ValidateError::Metadata)?;
     let owner = object.controller_owner_ref(&()).ok_or(ValidateError::Metadata)?;
     let spec = &object.spec;
-    if spec.placement.device == Device::Cuda {
-        return Err(ValidateError::Device);
-    }
     let weights = validate_source(&spec.source, &config.allowed_host_path_prefixes)?;
     validate_names_free(&name, references)?;
     let inputs = PodInputs {
         weights,
         serving: spec.serving.clone(),
+        remainder: spec.weights.remainder,
         node_selector: spec.placement.node_selector.clone(),
         tolerations: spec.placement.tolerations.clone(),
         runtime_class_name: spec.placement.runtime_class_name.clone(),
     };
-    Ok(ValidatedModel { name, namespace, owner, inputs })
+    let device = match spec.placement.device {
+        Device::Auto => None,
+        Device::Cuda => Some(Computes::Cuda),
+        Device::Cpu => Some(Computes::Cpu),
+    };
+    Ok(ValidatedModel { name, namespace, owner, inputs, device })
 }
 
 fn validate_name(object: &LocalModel) -> Result<String, ValidateError> {
@@ -229,7 +240,6 @@ impl ValidateError {
             Self::Name { .. } | Self::Metadata => Reason::InvalidName,
             Self::SourceCount | Self::HubName { .. } => Reason::InvalidSource,
             Self::HostPath { .. } => Reason::HostPathNotAllowed,
-            Self::Device => Reason::DeviceNotSupported,
             Self::NameTaken { .. } => Reason::NameTaken,
         }
     }

@@ -142,19 +142,16 @@ async fn client_that_trusts_the_bundle_is_answered() {
     webhook.keeper().look(Timestamp::now()).await.unwrap();
     assert_eq!(webhook.api.take_writes().len(), 2, "the Secret and the bundle");
     let client = webhook.client();
-    let denied = webhook
-        .ask(&client, &review("CREATE", &model("llama", &json!({ "placement": { "device": "Cuda" } })), &Value::Null))
-        .await;
+    let denied = webhook.ask(&client, &review("CREATE", &model("llama", &json!({ "source": {} })), &Value::Null)).await;
     assert_eq!(denied["allowed"], json!(false));
-    let words = "spec.placement.device Cuda is not supported by this build; use Auto or Cpu";
+    let words = "spec.source needs exactly one of hf and hostPath";
     assert_eq!(denied["status"], json!({ "code": 403, "reason": "Forbidden", "message": words }));
     // A replica that makes no rounds knows nothing, and lets pass.
     let warned = webhook.ask(&client, &review("CREATE", &model("llama", &json!({})), &Value::Null)).await;
     assert_eq!((&warned["allowed"], warned.get("status")), (&json!(true), None));
     assert_eq!(warned["warnings"], json!([admission::decision::UNKNOWN]));
-    let deleted = webhook
-        .ask(&client, &review("DELETE", &Value::Null, &model("llama", &json!({ "placement": { "device": "Cuda" } }))))
-        .await;
+    let deleted =
+        webhook.ask(&client, &review("DELETE", &Value::Null, &model("llama", &json!({ "source": {} })))).await;
     assert_eq!(deleted, json!({ "uid": "question-1", "allowed": true }));
     webhook.shutdown.cancel();
     webhook.server.await.unwrap();

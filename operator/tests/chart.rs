@@ -143,7 +143,7 @@ fn agent_is_on_the_network_of_its_node_and_writes_only_the_cache_and_what_goes_w
         assert!(args.contains(&format!("\"{arg}\"")), "{arg} is not in {args}");
     }
     let env: Vec<_> = container["env"].as_array().unwrap().iter().map(|env| &env["name"]).collect();
-    assert_eq!(env, ["KINDLING_NODE", "HOST_IP"]);
+    assert_eq!(env, ["KINDLING_NODE", "HOST_IP", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"]);
 }
 
 #[test]
@@ -240,4 +240,21 @@ fn commands_of_the_notes_can_be_pasted() {
     let notes = fs::read_to_string(chart().join("templates/NOTES.txt")).unwrap();
     assert_eq!(notes.matches("<<EOF\n").count(), 1);
     assert_eq!(notes.lines().filter(|line| *line == "EOF").count(), 1, "a shell ends a here-document only at column 0");
+}
+
+#[test]
+fn runtime_class_for_gpus_goes_to_agents_and_to_the_operator_and_is_none_by_default() {
+    let operator_args = |objects: &[Value]| {
+        let mut deployments = of_kind(objects, &["Deployment"]);
+        let operator = deployments.find(|it| it["metadata"]["name"] == json!("kindling-operator")).unwrap();
+        operator["spec"]["template"]["spec"]["containers"][0]["args"].to_string()
+    };
+    let Some(objects) = render(&[]) else { return };
+    let env = agent(&objects)["containers"][0]["env"].to_string();
+    assert!(env.contains(r#"{"name":"NVIDIA_VISIBLE_DEVICES","value":"all"}"#), "{env}");
+    assert_eq!(agent(&objects).get("runtimeClassName"), None);
+    assert!(!operator_args(&objects).contains("--gpu-runtime-class"));
+    let objects = render(&["gpu.runtimeClassName=nvidia"]).unwrap();
+    assert_eq!(agent(&objects)["runtimeClassName"], json!("nvidia"));
+    assert!(operator_args(&objects).contains("--gpu-runtime-class=nvidia"));
 }

@@ -7,8 +7,8 @@ use std::fs;
 use std::path::Path;
 
 use kindling_api::LocalModel;
-use kindling_envelope::Bytes;
 use kindling_envelope::ledger::Terms;
+use kindling_envelope::{Bytes, Device};
 use kindling_operator::build::{Allotment, build, pod, pod_digest, weights_volume};
 use kindling_operator::dereference::References;
 use kindling_operator::validate::validate;
@@ -28,15 +28,16 @@ fn check(case: &Path) {
     let object: LocalModel = serde_norway::from_str(&yaml).unwrap();
     let config = common::config();
     let model = validate(&object, &References::default(), &config).unwrap();
+    let device = model.device.unwrap_or(Device::Cpu);
     let desired = build(&model);
     let terms = Terms {
         bytes: Bytes::gib(66),
         load_transient: Bytes::gib(1),
         context: 32_768,
-        fingerprint: pod_digest(&model.inputs),
+        fingerprint: pod_digest(&model.inputs, device),
         overridden: false,
     };
-    let allotment = Allotment { node: "spark-1".to_owned(), copy: 0, terms, kv_tokens: 65_536 };
+    let allotment = Allotment { node: "spark-1".to_owned(), copy: 0, device, terms, kv_tokens: 65_536 };
     let pod = (object.spec.replicas > 0).then(|| pod(&model, &allotment, &config));
     check_file(&case.join("expected/service.yaml"), Some(&desired.service));
     check_file(&case.join("expected/service_account.yaml"), Some(&desired.service_account));

@@ -247,6 +247,18 @@ async fn cache_in_fp8_is_half_as_large_and_the_runtime_is_told() {
 }
 
 #[tokio::test]
+async fn what_becomes_of_weights_in_16_bits_is_asked_and_told() {
+    for (remainder, is_told) in [("Keep", false), ("Fp8", true)] {
+        let scenario = Scenario::new();
+        scenario.edit_model("weights", json!({ "remainder": remainder }));
+        scenario.settle().await.unwrap();
+        let args = scenario.api.get(POD).unwrap()["spec"]["containers"][0]["args"].clone();
+        let told = args.as_array().unwrap().windows(2).any(|pair| pair == ["--weights-remainder", "fp8"]);
+        assert_eq!(told, is_told, "{args:?}");
+    }
+}
+
+#[tokio::test]
 async fn copies_go_to_nodes_of_their_own() {
     let scenario = Scenario::new();
     scenario.edit_model("replicas", json!(2));
@@ -427,10 +439,10 @@ async fn changed_alias_leaves_the_pod_alone() {
 #[tokio::test]
 async fn refused_spec_writes_nothing_but_its_status() {
     let scenario = Scenario::new();
-    scenario.edit_model("placement", json!({ "device": "Cuda" }));
+    scenario.edit_model("source", json!({ "hostPath": { "path": "/etc" } }));
     scenario.settle().await.unwrap_err();
-    assert_eq!(scenario.reason(), "DeviceNotSupported");
-    assert_eq!(scenario.api.take_writes(), ["PATCH localmodels/smollm2/status", "POST events/DeviceNotSupported"]);
+    assert_eq!(scenario.reason(), "HostPathNotAllowed");
+    assert_eq!(scenario.api.take_writes(), ["PATCH localmodels/smollm2/status", "POST events/HostPathNotAllowed"]);
 }
 
 #[tokio::test]
@@ -440,13 +452,111 @@ async fn refused_change_of_a_serving_model_touches_nothing_and_leaves_it_ready()
     scenario.pod_runs(true);
     scenario.settle().await.unwrap();
     scenario.api.take_writes();
-    scenario.edit_model("placement", json!({ "device": "Cuda" }));
+    scenario.edit_model("source", json!({ "hostPath": { "path": "/etc" } }));
     scenario.settle().await.unwrap_err();
     assert_eq!(scenario.reason(), "Serving");
-    assert_eq!(scenario.api.take_writes(), ["PATCH localmodels/smollm2/status", "POST events/DeviceNotSupported"]);
+    assert_eq!(scenario.api.take_writes(), ["PATCH localmodels/smollm2/status", "POST events/HostPathNotAllowed"]);
     scenario.pod_runs(false);
     scenario.settle().await.unwrap_err();
-    assert_eq!(scenario.reason(), "DeviceNotSupported");
+    assert_eq!(scenario.reason(), "HostPathNotAllowed");
+}
+
+impl Scenario {
+    /// What the agent tells of the GPU.
+    fn gpu_is(&self, reason: Option<&str>) {
+        let mut envelope = self.api.get(ENVELOPE).unwrap();
+        envelope["status"]["gpu"] = json!({
+            "name": "NVIDIA GB10", "computeCapability": "12.1", "driverCudaVersion": "13.0",
+            "usable": reason.is_none(), "reason": reason,
+        });
+        self.api.put(ENVELOPE, envelope);
+    }
+
+    fn runs_on_a_gpu(&self) -> bool {
+        let pod = self.api.get(POD).unwrap();
+        let container = &pod["spec"]["containers"][0];
+        let has_backend = container["args"].as_array().unwrap().windows(2).any(|pair| pair == ["--backend", "cuda"]);
+        let visible = container["env"].as_array().unwrap().iter().find(|it| it["name"] == "NVIDIA_VISIBLE_DEVICES");
+        let expected = if has_backend { "all" } else { "void" };
+        assert_eq!(visible.unwrap()["value"], expected);
+        assert_eq!(pod["spec"]["runtimeClassName"] == "nvidia", has_backend, "{pod}");
+        has_backend
+    }
+
+    fn condition(&self, condition: ConditionType) -> (String, String) {
+        let status = self.model().status.unwrap();
+        let found = status.condition(condition).unwrap();
+        (found.reason.clone(), found.message.clone())
+    }
+}
+
+#[tokio::test]
+async fn gpu_that_can_be_used_computes_and_what_it_takes_there_is_reserved() {
+    let scenario = Scenario::new();
+    scenario.gpu_is(None);
+    scenario.settle().await.unwrap();
+    assert!(scenario.runs_on_a_gpu());
+    let predicted = scenario.model().status.unwrap().envelope.unwrap().predicted.unwrap();
+    assert_eq!(predicted.weights_bytes, (1 << 30) + (1 << 20));
+    assert_eq!(predicted.runtime_bytes, 2 << 30, "as the formula has it for CUDA");
+    scenario.pod_runs(true);
+    scenario.runtime_is(State::Ready);
+    scenario.settle().await.unwrap();
+    assert_eq!(scenario.reason(), "Serving");
+    // Somebody wants the processor: another pod, and memory for that.
+    scenario.edit_model("placement", json!({ "device": "Cpu" }));
+    scenario.settle().await.unwrap();
+    assert_eq!(scenario.reason(), "ReplacingPod");
+}
+
+#[tokio::test]
+async fn processor_computes_where_the_gpu_can_not_be_used_or_lacks_something() {
+    let scenario = Scenario::new();
+    scenario.gpu_is(Some("the NVIDIA driver is too old"));
+    scenario.settle().await.unwrap();
+    assert!(!scenario.runs_on_a_gpu());
+
+    let scenario = Scenario::new();
+    scenario.gpu_is(None);
+    scenario.agents.lack_on_a_gpu("recurrent layers");
+    scenario.settle().await.unwrap();
+    assert!(!scenario.runs_on_a_gpu());
+    scenario.api.take_writes();
+    scenario.settle().await.unwrap();
+    assert_eq!(scenario.api.take_writes(), APPLIES, "and stays where it is");
+}
+
+#[tokio::test]
+async fn gpu_that_is_named_is_refused_by_node_and_reason_until_there_is_one() {
+    let scenario = Scenario::new();
+    scenario.gpu_is(Some("no NVIDIA driver: libcuda.so.1 could not be loaded"));
+    scenario.edit_model("placement", json!({ "device": "Cuda" }));
+    scenario.settle().await.unwrap();
+    assert_eq!((scenario.reason().as_str(), scenario.api.get(POD)), ("DeviceNotSupported", None));
+    let (_, message) = scenario.condition(ConditionType::Ready);
+    assert!(message.contains("no node has a GPU that can be used: spark-1: no NVIDIA driver"), "{message}");
+    assert_eq!(scenario.condition(ConditionType::MemoryAdmitted).0, "DeviceNotSupported");
+    scenario.gpu_is(None);
+    scenario.agents.lack_on_a_gpu("recurrent layers");
+    scenario.settle().await.unwrap();
+    assert_eq!((scenario.reason().as_str(), scenario.api.get(POD)), ("NotRunnable", None));
+}
+
+#[tokio::test]
+async fn model_that_serves_goes_on_when_a_gpu_is_named_that_is_not_there() {
+    let scenario = Scenario::new();
+    scenario.gpu_is(Some("no NVIDIA driver"));
+    scenario.settle().await.unwrap();
+    scenario.pod_runs(true);
+    scenario.settle().await.unwrap();
+    scenario.edit_model("placement", json!({ "device": "Cuda" }));
+    scenario.settle().await.unwrap();
+    assert_eq!(scenario.reason(), "Serving");
+    assert_eq!(scenario.condition(ConditionType::Resolved).0, "DeviceNotSupported");
+    assert!(scenario.api.get(POD).unwrap()["metadata"]["deletionTimestamp"].is_null());
+    scenario.gpu_is(None);
+    scenario.settle().await.unwrap();
+    assert_eq!(scenario.reason(), "ReplacingPod");
 }
 
 #[tokio::test]

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use kindling_cuda::CudaBackend;
+use kindling_cuda::{Activations, CudaBackend, SelfTests};
 use kindling_kernels::{Backend, CacheGroupKind, CacheGroupSpec, CpuBackend, KvType, Limits, Plan, ReferenceBackend};
+use kindling_models::Remainder;
 
 use crate::script::Script;
 
@@ -31,11 +32,14 @@ pub enum BackendKind {
 impl BackendKind {
     /// The backend itself. Within a budget it takes all its memory when it starts, so that what was promised is not found
     /// to be missing in the middle of an answer; without, when it is used.
-    pub(crate) fn make(self, has_budget: bool) -> Box<dyn Backend> {
+    pub(crate) fn make(self, config: &RuntimeConfig) -> Box<dyn Backend> {
         match self {
-            Self::Cpu if has_budget => Box::new(CpuBackend::new().filling()),
+            Self::Cpu if config.memory_budget.is_some() => Box::new(CpuBackend::new().filling()),
             Self::Cpu => Box::new(CpuBackend::new()),
-            Self::Cuda => Box::new(CudaBackend::new()),
+            Self::Cuda => {
+                let backend = CudaBackend::new().eager(!config.gpu_graphs).activations(config.gpu_activations);
+                Box::new(backend.tested(config.self_tests.clone()))
+            }
             Self::Reference => Box::new(ReferenceBackend),
         }
     }
@@ -56,6 +60,8 @@ pub struct RuntimeConfig {
     pub kv_tokens: Option<usize>,
     /// What keys and values are kept in.
     pub kv_type: KvType,
+    /// What becomes of matrices that the checkpoint has in 16 bits.
+    pub weights_remainder: Remainder,
     /// Tokens per step, over all sequences.
     pub max_batched_tokens: usize,
     /// Bytes that the whole process may take; a KV cache whose size is not given is made to fit. `None` is no bound.
@@ -66,6 +72,12 @@ pub struct RuntimeConfig {
     pub speculative_tokens: usize,
     /// What computes.
     pub backend: BackendKind,
+    /// What a GPU rounds activations to.
+    pub gpu_activations: Activations,
+    /// Whether a GPU decodes by graphs; without, its driver gets one kernel after another.
+    pub gpu_graphs: bool,
+    /// How a GPU's kernels are checked before a model is given to them; `None` trusts them.
+    pub self_tests: Option<SelfTests>,
     /// Says what the model says, in place of its weights.
     pub script: Option<Script>,
     /// Threads to compute with; `None` takes as many as this process may use, cgroup quotas respected.
@@ -115,11 +127,15 @@ impl RuntimeConfig {
             max_concurrency: 4,
             kv_tokens: None,
             kv_type: KvType::Wide,
+            weights_remainder: Remainder::Keep,
             max_batched_tokens: 512,
             memory_budget: None,
             prefix_cache: true,
             speculative_tokens: 0,
             backend: BackendKind::Cpu,
+            gpu_activations: Activations::Bf16,
+            gpu_graphs: true,
+            self_tests: None,
             script: None,
             num_threads: None,
             max_waiting: 64,

@@ -42,7 +42,7 @@ pub use config::{BackendKind, RuntimeConfig};
 pub use decode_reads::DecodeReads;
 pub use error::{LoadError, RuntimeError, ServeError, error_chain};
 pub use kindling_kernels::KvType;
-pub use kindling_models::ModelFacts;
+pub use kindling_models::{ModelFacts, Remainder};
 pub use raw::RawModel;
 pub use runtime::Runtime;
 pub use script::{Script, ScriptError};

@@ -33,17 +33,24 @@ pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, L
         kindling_models::open(&config.model_path)
             .map_err(|source| LoadError::Open { path: config.model_path.clone(), source: Box::new(source) })?;
     let plan = spec.lower();
+    let (num_tensors, saved_bytes) = config.weights_remainder.effect(&plan, &*weights);
+    let mut facts = facts;
+    if num_tensors > 0 {
+        facts.quantization = format!("{}, 16 bits as FP8", facts.quantization);
+        tracing::info!(num_tensors, saved_bytes, "matrices in 16 bits become FP8 while they are read");
+    }
     let limits = config.limits(facts.context_length, &plan.cache_groups)?;
+    let weights: Arc<dyn WeightSource> = match config.read_bytes_per_second {
+        Some(rate) => Arc::new(ThrottledWeights::new(weights, rate)),
+        None => weights,
+    };
+    let weights = config.weights_remainder.apply(&plan, weights);
     let (limits, need) = memory::fit(config, backend, &plan, &*weights, limits)?;
     announce(shared, &facts, &limits);
     // Before the long part: what it refuses is known without any weights.
     let eos_token_ids = tokenizer.end_of_generation().to_vec();
     let engine = Engine::new(engine_config(shared, &plan, &limits, eos_token_ids))?;
 
-    let weights: Arc<dyn WeightSource> = match config.read_bytes_per_second {
-        Some(rate) => Arc::new(ThrottledWeights::new(weights, rate)),
-        None => weights,
-    };
     let player = config.script.as_ref().map(|script| Player::new(script, &tokenizer, plan.vocab_size)).transpose()?;
     // Reading the vocabulary took several times what is left of it.
     give_back_free_heap();

@@ -42,7 +42,7 @@ impl RawModel {
     /// # Errors
     /// [`LoadError`] naming what could not be opened, configured or prepared.
     pub fn open(config: RuntimeConfig) -> Result<Self, LoadError> {
-        let backend = config.backend.make(config.memory_budget.is_some());
+        let backend = config.backend.make(&config);
         let shared = Arc::new(Shared::new(config, Arc::new(Ungated::default()), &*backend));
         let parts = load(&shared, &*backend)?;
         let summary = Summary::new(&shared).expect("a loaded model should have a summary");

@@ -36,11 +36,8 @@ impl Runtime {
 
     /// [`Runtime::start`], but takes memory only when the gate says so.
     pub fn start_gated(config: RuntimeConfig, gate: Arc<dyn MemoryGate>) -> Self {
-        let backend: Box<dyn Backend> = if config.script.is_some() {
-            Box::new(ScriptBackend)
-        } else {
-            config.backend.make(config.memory_budget.is_some())
-        };
+        let backend: Box<dyn Backend> =
+            if config.script.is_some() { Box::new(ScriptBackend) } else { config.backend.make(&config) };
         Self::start_with(config, backend, gate)
     }
 

@@ -9,7 +9,17 @@ use anyhow::Context;
 use crate::shell::{cargo, command, read, root, run};
 
 /// The tests that compute on a device.
-const TESTS: [&str; 6] = ["probes", "linear", "paged_attention", "small_ops", "tiny_models", "sample_model"];
+const TESTS: [&str; 9] = [
+    "self_test",
+    "graphs",
+    "linear",
+    "linear_fp4",
+    "paged_attention",
+    "small_ops",
+    "recurrent",
+    "tiny_models",
+    "sample_model",
+];
 const BENCH: &str = "gpu_bench";
 /// Where they are gathered; git ignores it.
 const FOLDER: &str = "target/gpu";

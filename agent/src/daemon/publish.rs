@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use kindling_api::{NodeDisplay, NodeEnvelope, NodeEnvelopeSpec, NodeEnvelopeStatus, NodeMemory};
+use kindling_api::{NodeDisplay, NodeEnvelope, NodeEnvelopeSpec, NodeEnvelopeStatus, NodeGpu, NodeMemory};
 use kindling_envelope::Bytes;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -40,26 +40,37 @@ pub struct Identity {
     pub product: Option<String>,
 }
 
-/// Publishes until the token is cancelled.
-pub async fn publish(
-    client: Client,
-    identity: Identity,
-    mut snapshots: channel::Receiver<Snapshot>,
-    shutdown: CancellationToken,
-) {
+/// Where what is published comes from.
+pub struct Sources {
+    /// How the memory stands.
+    pub snapshots: channel::Receiver<Snapshot>,
+    /// The GPU; nothing before it was looked at once.
+    pub gpus: channel::Receiver<Option<NodeGpu>>,
+}
+
+/// Publishes until the token is cancelled, from the first look at the GPU on: an agent that is replaced does not take back
+/// what the one before it knew, or models would be moved.
+pub async fn publish(client: Client, identity: Identity, sources: Sources, shutdown: CancellationToken) {
     let api = Api::<NodeEnvelope>::all(client);
     let began = Instant::now();
+    let Sources { mut snapshots, mut gpus } = sources;
     let mut pace = Pace::default();
+    let mut told = None;
     let work = async {
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
-            if !pace.is_due(began.elapsed(), &snapshot) {
+            let gpu = gpus.borrow_and_update().clone();
+            if gpu != told {
+                pace = Pace::default();
+            }
+            if gpu.is_none() || !pace.is_due(began.elapsed(), &snapshot) {
                 sleep(LOOK).await;
                 continue;
             }
-            match timeout(WRITE, write(&api, &identity, &snapshot)).await {
+            match timeout(WRITE, write(&api, &identity, (&snapshot, gpu.clone()))).await {
                 Ok(Ok(())) => {
                     pace.published(began.elapsed(), &snapshot);
+                    told = gpu;
                     sleep(LOOK).await;
                 }
                 Ok(Err(error)) => {
@@ -73,8 +84,12 @@ pub async fn publish(
     shutdown.run_until_cancelled(work).await;
 }
 
-async fn write(api: &Api<NodeEnvelope>, identity: &Identity, snapshot: &Snapshot) -> Result<(), kube::Error> {
-    let status = status(identity, snapshot);
+async fn write(
+    api: &Api<NodeEnvelope>,
+    identity: &Identity,
+    (snapshot, gpu): (&Snapshot, Option<NodeGpu>),
+) -> Result<(), kube::Error> {
+    let status = NodeEnvelopeStatus { gpu, ..status(identity, snapshot) };
     match apply(api, &identity.node, &status).await {
         Err(kube::Error::Api(answer)) if answer.is_not_found() => {}
         other => return other,
@@ -98,7 +113,7 @@ async fn apply(api: &Api<NodeEnvelope>, node: &str, status: &NodeEnvelopeStatus)
     api.patch_status(node, &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await.map(drop)
 }
 
-/// The status that says what the snapshot says.
+/// The status that says what the snapshot says, and nothing of the GPU.
 pub fn status(identity: &Identity, snapshot: &Snapshot) -> NodeEnvelopeStatus {
     let memory = snapshot.reading.memory;
     NodeEnvelopeStatus {
@@ -120,6 +135,7 @@ pub fn status(identity: &Identity, snapshot: &Snapshot) -> NodeEnvelopeStatus {
         agent_address: Some(identity.address.clone()),
         agent_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         product: identity.product.clone(),
+        gpu: None,
         display: Some(NodeDisplay { total: gibibytes(memory.total.0), available: gibibytes(memory.available.0) }),
     }
 }

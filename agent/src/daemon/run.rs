@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::desk::Desk;
 use super::downloads::{Downloads, Store};
 use super::gate::{ApiServer, Gate};
+use super::gpu::{self, ReadGpu};
 use super::memory::{MemoryError, Reader, product};
 use super::metrics::Metrics;
-use super::publish::{self, Identity};
+use super::publish::{self, Identity, Sources};
 use super::service::{self, AgentService, ReadFacts};
 use super::watch::Floors;
 use super::{http, memory};
@@ -47,6 +48,15 @@ pub struct AgentConfig {
     pub floor_run: Option<Bytes>,
     /// What must stay available when a model starts; `None` is a quarter more.
     pub floor_start: Option<Bytes>,
+}
+
+/// What only others know to read.
+#[derive(Clone)]
+pub struct Readers {
+    /// Models' heads.
+    pub facts: Arc<dyn ReadFacts>,
+    /// The GPU.
+    pub gpu: Arc<dyn ReadGpu>,
 }
 
 /// The agent can't start, or ended otherwise than it was asked to.
@@ -93,9 +103,9 @@ pub enum RunError {
 ///
 /// # Errors
 /// If it can't start, or a task ended: the process should end then, and be started again.
-pub async fn run(config: AgentConfig, facts: Arc<dyn ReadFacts>, shutdown: CancellationToken) -> Result<(), RunError> {
+pub async fn run(config: AgentConfig, readers: Readers, shutdown: CancellationToken) -> Result<(), RunError> {
     let client = Client::try_default().await.map_err(RunError::Connect)?;
-    run_with(client, config, facts, shutdown).await
+    run_with(client, config, readers, shutdown).await
 }
 
 /// [`run`] with a client of the caller's.
@@ -105,7 +115,7 @@ pub async fn run(config: AgentConfig, facts: Arc<dyn ReadFacts>, shutdown: Cance
 pub async fn run_with(
     client: Client,
     config: AgentConfig,
-    facts: Arc<dyn ReadFacts>,
+    readers: Readers,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let reader = Reader::new(&config.procfs_root)?;
@@ -138,14 +148,16 @@ pub async fn run_with(
         gate: Gate::new(Arc::new(ApiServer(client.clone())), &config.node, &config.operator_account),
         desk: handle.clone(),
         downloads,
-        facts,
+        facts: readers.facts,
         allowed_host_path_prefixes: config.allowed_host_path_prefixes,
         shutdown: stop.clone(),
     };
     let mut desk = tokio::spawn(desk.run(stop.clone()));
     let mut server = tokio::spawn(service::serve(listener, service));
     let mut follow = tokio::spawn(publish::follow(client.clone(), config.node, handle, stop.clone()));
-    let mut publish = tokio::spawn(publish::publish(client, identity, snapshots.clone(), stop.clone()));
+    let (mut gpu, gpus) = gpu::start(readers.gpu, stop.clone());
+    let sources = Sources { snapshots: snapshots.clone(), gpus };
+    let mut publish = tokio::spawn(publish::publish(client, identity, sources, stop.clone()));
     let mut web = tokio::spawn(http::serve(metrics_listener, metrics, snapshots, stop.clone()));
     let ended = tokio::select! {
         biased;
@@ -153,6 +165,7 @@ pub async fn run_with(
         _ = &mut desk => Some("watches the memory"),
         _ = &mut follow => Some("reads the ledger"),
         _ = &mut publish => Some("publishes"),
+        _ = &mut gpu => Some("looks at the GPU"),
         _ = &mut web => Some("serves metrics"),
         result = &mut server => match result {
             Ok(Err(error)) => { stop.cancel(); return Err(RunError::Serve(error)) }
@@ -164,7 +177,7 @@ pub async fn run_with(
         return Err(RunError::TaskEnded(task));
     }
     // a panic in there has been reported by the panic hook already
-    let _ = tokio::join!(desk, server, follow, publish, web);
+    let _ = tokio::join!(desk, server, follow, publish, gpu, web);
     Ok(())
 }
 

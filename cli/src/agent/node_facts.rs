@@ -8,9 +8,12 @@ use kindling_agent::hub::{Hub, HubError};
 use kindling_envelope::{Activations, CacheLayers, Device, KvDtype, Model, Pool, Serving};
 use kindling_facts::{Facts, FactsError, ModelSource};
 use kindling_proto::v1::cache_layers::{Full, Kind, Latent, State, Window};
-use kindling_proto::v1::{CacheLayers as LayersMessage, DescribeModelResponse, PlannedActivations, ServingSettings};
+use kindling_proto::v1::{
+    CacheLayers as LayersMessage, DescribeModelResponse, Device as AskedDevice, PlannedActivations,
+    Remainder as AskedRemainder, ServingSettings,
+};
 use kindling_runtime::config::DEFAULT_MAX_CONTEXT;
-use kindling_runtime::{RuntimeConfig, error_chain};
+use kindling_runtime::{Remainder, RuntimeConfig, error_chain};
 use tonic::Status;
 
 use crate::fit::source::of_hub;
@@ -35,9 +38,13 @@ impl NodeFacts {
             LocalSource::Path(path) => ModelSource::Path(path),
         };
         let facts = kindling_facts::read(&place, &Hub::from_environment()).await.map_err(|error| status(&error))?;
+        let facts = facts.with_remainder(match asked.remainder() {
+            AskedRemainder::Unspecified => Remainder::Keep,
+            AskedRemainder::Fp8 => Remainder::Fp8,
+        });
         let serving = serving(&asked, facts.max_context)?;
         let model = facts.model(&serving, None).map_err(|error| Status::failed_precondition(error_chain(&error)))?;
-        Ok(response(&facts, &model))
+        Ok(response(&facts, &model, serving.device))
     }
 }
 
@@ -65,11 +72,14 @@ fn serving(asked: &ServingSettings, max_context: u64) -> Result<Serving, Status>
         pool: asked.kv_tokens.map_or(Pool::Contexts(2), |tokens| Pool::Tokens(u64::from(tokens))),
         max_batched_tokens: asked.max_batched_tokens.map_or(defaults.max_batched_tokens as u64, u64::from),
         kv_dtype: KvDtype::Bf16,
-        device: Device::Cpu,
+        device: match asked.device() {
+            AskedDevice::Unspecified | AskedDevice::Cpu => Device::Cpu,
+            AskedDevice::Cuda => Device::Cuda,
+        },
     })
 }
 
-fn response(facts: &Facts, model: &Model) -> DescribeModelResponse {
+fn response(facts: &Facts, model: &Model, device: Device) -> DescribeModelResponse {
     DescribeModelResponse {
         architecture: facts.architecture.clone(),
         parameters: facts.parameters.unwrap_or(0),
@@ -88,7 +98,7 @@ fn response(facts: &Facts, model: &Model) -> DescribeModelResponse {
             }),
             Activations::Unplanned => None,
         },
-        not_runnable: facts.refusal(Device::Cpu).unwrap_or_default(),
+        not_runnable: facts.refusal(device).unwrap_or_default(),
         digest: String::new(),
     }
 }

@@ -1,4 +1,4 @@
-//! How fast this machine reads memory: plain sums over arrays that no cache holds, by as many threads as compute.
+//! How fast this machine reads memory: plain sums over arrays that no cache holds, by as many threads as compute, or by a GPU.
 
 use std::fs;
 use std::sync::Barrier;
@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use kindling_cuda::{GpuError, probe};
 use serde::Serialize;
 
 use crate::bench::spread::Spread;
@@ -24,8 +25,12 @@ const ACCUMULATORS: usize = 16;
 pub struct Bandwidth {
     /// Bytes read per pass, over all threads.
     pub array_bytes: usize,
-    /// Threads that read.
-    pub threads: usize,
+    /// Threads that read; nothing where a GPU did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    /// The GPU that read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<String>,
     /// Over the passes.
     pub bytes_per_second: Spread,
 }
@@ -46,6 +51,19 @@ pub fn measure(num_threads: usize) -> anyhow::Result<Bandwidth> {
     read_passes(array_bytes, num_threads, PASSES)
 }
 
+/// Measures the first GPU, with its own memory.
+///
+/// # Errors
+/// If there is none that can be used, or it has no room.
+pub fn measure_gpu() -> anyhow::Result<Bandwidth> {
+    let gpu = probe()?.into_iter().next().ok_or(GpuError::NoDevice)?;
+    let loaded = gpu.load()?;
+    let array_bytes = loaded.least_read_bytes().max(MIN_BYTES);
+    let rates = loaded.read_bandwidth(array_bytes, PASSES)?;
+    let bytes_per_second = Spread::of(rates).context("the GPU told no time")?;
+    Ok(Bandwidth { array_bytes, threads: None, gpu: Some(gpu.name), bytes_per_second })
+}
+
 /// Reads `array_bytes` in all, `num_passes` times.
 fn read_passes(array_bytes: usize, num_threads: usize, num_passes: usize) -> anyhow::Result<Bandwidth> {
     let num_threads = num_threads.max(1);
@@ -63,7 +81,7 @@ fn read_passes(array_bytes: usize, num_threads: usize, num_passes: usize) -> any
         Some(bytes as f64 / (ends - starts).as_secs_f64())
     });
     let bytes_per_second = Spread::of(rates.flatten()).context("a thread of the memory read test failed")?;
-    Ok(Bandwidth { array_bytes: bytes, threads: num_threads, bytes_per_second })
+    Ok(Bandwidth { array_bytes: bytes, threads: Some(num_threads), gpu: None, bytes_per_second })
 }
 
 /// One thread's array, made by the thread itself so that its pages are real and near; times of all passes.
@@ -123,7 +141,7 @@ mod tests {
     fn every_word_is_read_in_every_pass() {
         // Checks its own sum, with a length that is no multiple of the accumulators'.
         let measured = read_passes(1_000_008, 3, 2).unwrap();
-        assert_eq!((measured.array_bytes, measured.threads), (41_667 * 24, 3));
+        assert_eq!((measured.array_bytes, measured.threads), (41_667 * 24, Some(3)));
         assert_eq!(measured.bytes_per_second.samples.len(), 2);
         assert!(measured.bytes_per_second.min > 0.0);
         assert_eq!(sum(&(0..1003).collect::<Vec<u64>>()), 1002 * 1003 / 2);

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use kindling_cuda::Check;
 use kindling_envelope::Bytes;
 
 use super::Report;
@@ -23,16 +24,19 @@ pub fn render(report: &Report) -> String {
     match &report.bandwidth {
         Some(it) => {
             let gigabytes = it.bytes_per_second.median / 1e9;
-            line!(text, "            read at {gigabytes:.1} GB/s by {} threads (measured now)", it.threads);
+            line!(text, "            read at {gigabytes:.1} GB/s by {} threads (measured now)", report.threads);
         }
         None => line!(text, "            its speed was not measured"),
     }
     gpu(&mut text, &report.gpu);
-    line!(text, "models      are computed by: {} (this version has no kernels of models for GPUs)", report.path);
+    line!(text, "models      are computed by: {} (where placement.device is Auto)", report.path);
     if let Some(model) = &report.model {
         let megabytes = model.bytes_per_token / 1e6;
         line!(text, "{}", model.name);
         line!(text, "            reads {megabytes:.1} MB for each token");
+        if let Some(refusal) = &model.refused_by_gpu {
+            line!(text, "            computed by the processor: {refusal}");
+        }
         if let Some(most) = model.most_tokens_per_second {
             line!(text, "            at most {most:.1} tok/s for one sequence, by the speed of memory");
         }
@@ -58,16 +62,21 @@ fn device(text: &mut String, device: &Device) {
     let shared = if device.shares_memory { ", shared with the processor" } else { "" };
     let free = device.free_bytes.map(|free| format!(", {} free", Bytes(free))).unwrap_or_default();
     line!(text, "            {memory}{free}{shared}; its driver knows CUDA {driver_cuda}");
+    if let Some(rate) = device.read_bytes_per_second {
+        line!(text, "            read at {:.1} GB/s (measured now)", rate / 1e9);
+    }
     if let Some(code) = &device.code {
         line!(text, "            runs the code for {code}");
     }
     if let Some(failure) = &device.failure {
         line!(text, "            can't be used: {failure}");
     }
-    for check in &device.checks {
-        match &check.failure {
-            None => line!(text, "            {}: passes its self-test", check.kernel),
-            Some(failure) => line!(text, "            {}: FAILS its self-test: {failure}", check.kernel),
-        }
+    let (passed, failed): (Vec<_>, Vec<_>) = device.checks.iter().partition(|check| check.failure.is_none());
+    if !device.checks.is_empty() {
+        line!(text, "            {} of {} self-tests of kernels passed", passed.len(), device.checks.len());
+    }
+    for Check { what, kernels, failure } in failed {
+        let failure = failure.as_deref().unwrap_or_default();
+        line!(text, "            {what} FAILS ({}): {failure}", kernels.join(", "));
     }
 }

@@ -27,18 +27,25 @@ pub struct Answer {
     pub verdict: Result<Bytes, Shortfall>,
     /// What would fit instead, if it does not.
     pub alternatives: Option<Alternatives>,
+    /// Why that is the processor, if nobody asked for it.
+    pub device_reason: Option<String>,
     /// Why the runtime cannot run it on this device, if it cannot.
     pub refusal: Option<String>,
 }
 
 impl Answer {
     /// Computes what follows.
-    pub fn new((name, facts): (String, Facts), model: Model, serving: Serving, machine: Machine) -> Self {
+    pub fn new(
+        (name, facts): (String, Facts),
+        model: Model,
+        (serving, device_reason): (Serving, Option<String>),
+        machine: Machine,
+    ) -> Self {
         let footprint = model.footprint(&serving);
         let verdict = machine.node.check(&footprint);
         let alternatives = verdict.is_err().then(|| alternatives(&model, &serving, &machine.node, 0));
         let refusal = facts.refusal(serving.device);
-        Self { name, facts, model, serving, machine, footprint, verdict, alternatives, refusal }
+        Self { name, facts, model, serving, machine, footprint, verdict, alternatives, device_reason, refusal }
     }
 
     /// Whether weights and activations are what a backend would hold, rather than what is stored and a rule of thumb.
@@ -107,6 +114,7 @@ impl Answer {
                 "fp8KvCache": found.fp8_kv_cache,
                 "leaving": found.leaving,
             })),
+            "deviceReason": self.device_reason,
             "runnable": self.refusal.is_none(),
             "notRunnableBecause": self.refusal,
             "read": { "requests": facts.traffic.requests, "bytes": facts.traffic.bytes },

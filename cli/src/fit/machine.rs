@@ -1,11 +1,12 @@
 //! The memory that a model would have.
 
 use anyhow::Context;
-use kindling_api::{NodeEnvelope, ReservationState};
+use kindling_api::{NodeEnvelope, NodeGpu, ReservationState};
 use kindling_envelope::{Bytes, Node, Resident};
 use kube::ResourceExt;
 
 use crate::cluster;
+use crate::doctor::gpu::{Depth, in_child};
 
 const MEMINFO: &str = "/proc/meminfo";
 
@@ -15,6 +16,8 @@ pub struct Machine {
     pub node: Node,
     /// Which one it is.
     pub name: Name,
+    /// Whether its GPU can be used, as its agent says; nothing where there is no agent.
+    gpu: Option<Result<(), String>>,
 }
 
 /// Which machine is meant.
@@ -30,7 +33,7 @@ pub enum Name {
 impl Machine {
     /// One of so much memory that does nothing else.
     pub fn given(total: Bytes) -> Self {
-        Self { node: node(total, Bytes(0)), name: Name::Given }
+        Self { node: node(total, Bytes(0)), name: Name::Given, gpu: None }
     }
 
     /// This one, as it is now.
@@ -41,7 +44,7 @@ impl Machine {
         let text = std::fs::read_to_string(MEMINFO)
             .with_context(|| format!("read {MEMINFO}; name the memory of a machine with --memory"))?;
         let (total, available) = parse(&text)?;
-        Ok(Self { node: node(total, total.saturating_sub(available)), name: Name::This })
+        Ok(Self { node: node(total, total.saturating_sub(available)), name: Name::This, gpu: None })
     }
 
     /// A node of the cluster, with the models that have memory there.
@@ -69,7 +72,20 @@ impl Machine {
         });
         let node =
             Node { residents: residents.collect(), ..node(Bytes(memory.total_bytes), Bytes(memory.baseline_bytes)) };
-        Ok(Self { node, name: Name::Node(name) })
+        let gpu = found.status.as_ref().and_then(|status| status.gpu.as_ref()).map(NodeGpu::check);
+        Ok(Self { node, name: Name::Node(name), gpu })
+    }
+
+    /// Whether its GPU can be used.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn gpu(&self) -> Result<(), String> {
+        match &self.name {
+            Name::Given => Err("nobody has said that the machine has one (--device cuda)".to_owned()),
+            Name::This => in_child(Depth::Describe).usable().map(drop),
+            Name::Node(_) => self.gpu.clone().unwrap_or_else(|| Err("the node's agent says nothing of one".to_owned())),
+        }
     }
 }
 
@@ -90,6 +106,21 @@ fn parse(text: &str) -> anyhow::Result<(Bytes, Bytes)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gpu_of_a_node_is_what_its_agent_says() {
+        let machine = |gpu: Option<NodeGpu>| {
+            let memory = Some(kindling_api::NodeMemory { total_bytes: 1 << 36, ..Default::default() });
+            let mut node = NodeEnvelope::new("spark-1", kindling_api::NodeEnvelopeSpec::default());
+            node.status = Some(kindling_api::NodeEnvelopeStatus { memory, gpu, ..Default::default() });
+            Machine::of(&node).unwrap().gpu()
+        };
+        assert_eq!(machine(None), Err("the node's agent says nothing of one".to_owned()));
+        assert_eq!(machine(Some(NodeGpu { usable: true, ..NodeGpu::default() })), Ok(()));
+        let old = NodeGpu { reason: Some("driver too old".to_owned()), ..NodeGpu::default() };
+        assert_eq!(machine(Some(old)), Err("driver too old".to_owned()));
+        assert!(Machine::given(Bytes::gib(64)).gpu().unwrap_err().contains("--device cuda"));
+    }
 
     #[test]
     fn memory_is_what_the_system_says() {

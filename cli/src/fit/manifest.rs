@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use kindling_agent::cache::Cache;
 use kindling_agent::source::HubSource;
-use kindling_envelope::{Device, Pool};
+use kindling_envelope::Pool;
 use kindling_facts::ModelSource;
+use kindling_runtime::Remainder;
 
 use super::source::{Source, of_hub};
 use super::{Args, Wanted};
-use crate::local_models;
+use crate::runtime::RemainderArg;
+use crate::{device, local_models};
 
 /// Source and serving of a LocalModel; what the command line names goes before what the file says.
 ///
@@ -37,10 +39,11 @@ pub fn read(file: &Path, args: &Args, cache: &Cache) -> anyhow::Result<(Source, 
             (None, Some(tokens)) => tokens.into(),
             _ => asked.max_batched_tokens,
         },
-        device: match model.spec.placement.device {
-            kindling_api::Device::Cuda => Device::Cuda,
-            kindling_api::Device::Auto | kindling_api::Device::Cpu => asked.device,
+        remainder: match args.weights_remainder {
+            RemainderArg::Keep => device::remainder(model.spec.weights.remainder),
+            RemainderArg::Fp8 => Remainder::Fp8,
         },
+        device: asked.device.or(device::asked(model.spec.placement.device)),
         ..asked
     };
     Ok((source, wanted))

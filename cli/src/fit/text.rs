@@ -40,7 +40,7 @@ fn terms(text: &mut String, answer: &Answer) {
     let files = if facts.stored.files == 1 { "1 file".to_owned() } else { format!("{} files", facts.stored.files) };
     let mut weights = format!("{} in {files}", facts.stored.loaded);
     if answer.is_planned() {
-        weights = format!("as the cpu backend holds them; {weights}");
+        weights = format!("as the {} backend holds them; {weights}", name(serving.device));
     }
     if facts.stored.not_loaded > Bytes(0) {
         let _ = write!(weights, ", {} more are not loaded", facts.stored.not_loaded);
@@ -132,10 +132,10 @@ fn verdict(text: &mut String, answer: &Answer) {
 }
 
 fn notes(text: &mut String, answer: &Answer) {
-    let device = match answer.serving.device {
-        Device::Cpu => "cpu",
-        Device::Cuda => "cuda",
-    };
+    let device = name(answer.serving.device);
+    if let Some(reason) = &answer.device_reason {
+        line!(text, "on {device}, because {reason}");
+    }
     match &answer.refusal {
         Some(reason) => line!(text, "the runtime cannot run it on {device}: {reason}"),
         None => line!(text, "the runtime can run it on {device}"),
@@ -145,6 +145,13 @@ fn notes(text: &mut String, answer: &Answer) {
         0 => line!(text, "read from disk, no requests"),
         1 => line!(text, "1 request, {}", bytes(traffic.bytes)),
         requests => line!(text, "{requests} requests, {}", bytes(traffic.bytes)),
+    }
+}
+
+const fn name(device: Device) -> &'static str {
+    match device {
+        Device::Cpu => "cpu",
+        Device::Cuda => "cuda",
     }
 }
 

@@ -4,12 +4,12 @@
 
 use kindling_api::{Activation, LocalModel, MemoryPolicy};
 use kindling_envelope::ledger::Verdict;
-use kindling_envelope::{Activations, Bytes};
+use kindling_envelope::{Activations, Bytes, Device};
 
 use crate::config::OperatorConfig;
 use crate::dereference::References;
 use crate::facts::{Asked, Facts};
-use crate::placement::LastRound;
+use crate::placement::{Chosen, LastRound};
 use crate::validate::{ValidatedModel, validate};
 
 /// What is said while nobody can tell.
@@ -42,7 +42,7 @@ pub fn decide(
     object: &LocalModel,
     old: Option<&LocalModel>,
     config: &OperatorConfig,
-    known: impl FnOnce(&Asked) -> KnownFacts,
+    known: impl Fn(&Asked) -> KnownFacts,
     last: Option<&LastRound>,
 ) -> Decision {
     let is_leaving = object.metadata.deletion_timestamp.is_some();
@@ -56,33 +56,54 @@ pub fn decide(
     if object.spec.replicas == 0 || object.spec.lifecycle.activation == Activation::Suspended {
         return Decision::Allowed; // asks for no memory
     }
-    let (facts, is_exact) = match known(&model.asked()) {
+    let Some(last) = last else { return on_runnable(&known(&model.asked(model.device.unwrap_or(Device::Cpu)))) };
+    let not_computed = match known(&model.asked(Device::Cuda)) {
+        KnownFacts::Exact(facts) => Some(facts.not_runnable).filter(|why| !why.is_empty()),
+        KnownFacts::ServedOtherwise(_) | KnownFacts::Nothing => None,
+    };
+    let chosen = last.choose(&model, not_computed.as_deref());
+    if let Some(refusal) = chosen.refusal() {
+        return if chosen.is_certain() { Decision::Denied(refusal) } else { Decision::Warned(refusal) };
+    }
+    let (facts, is_exact) = match known(&model.asked(chosen.device)) {
         KnownFacts::Exact(facts) => (facts, true),
         KnownFacts::ServedOtherwise(facts) => (facts, false),
         KnownFacts::Nothing => return unknown(),
     };
     if !facts.not_runnable.is_empty() {
-        return Decision::Warned(format!("this version can't run it: {}", facts.not_runnable));
+        return not_runnable(&facts);
     }
-    match last {
-        None => unknown(),
-        Some(last) if is_exact => on_memory(object, &model, &facts, last),
-        Some(last) if is_too_large_without_steps(object, &model, &facts, last) => {
-            on_memory(object, &model, &facts, last)
+    let placed = (&model, &chosen);
+    if is_exact || is_too_large_without_steps(object, placed, &facts, last) {
+        on_memory(object, placed, &facts, last)
+    } else {
+        unknown()
+    }
+}
+
+/// Before the first round nobody knows what would fit.
+fn on_runnable(known: &KnownFacts) -> Decision {
+    match known {
+        KnownFacts::Exact(facts) | KnownFacts::ServedOtherwise(facts) if !facts.not_runnable.is_empty() => {
+            not_runnable(facts)
         }
-        Some(_) => unknown(),
+        _ => unknown(),
     }
+}
+
+fn not_runnable(facts: &Facts) -> Decision {
+    Decision::Warned(format!("this version can't run it: {}", facts.not_runnable))
 }
 
 fn unknown() -> Decision {
     Decision::Warned(UNKNOWN.to_owned())
 }
 
-fn on_memory(object: &LocalModel, model: &ValidatedModel, facts: &Facts, last: &LastRound) -> Decision {
-    let verdict = last.verdict(object, model, &facts.model);
+fn on_memory(object: &LocalModel, placed: (&ValidatedModel, &Chosen), facts: &Facts, last: &LastRound) -> Decision {
+    let verdict = last.verdict(object, placed, &facts.model);
     let words = verdict.to_string();
     match verdict {
-        Verdict::Refused { .. } if last.has_unmeasured_node_for(model) => unknown(),
+        Verdict::Refused { .. } if last.has_unmeasured_node_for(placed.1) => unknown(),
         Verdict::Refused { .. } if object.spec.memory.policy == MemoryPolicy::Warn => Decision::Warned(words),
         Verdict::Refused { .. } => Decision::Denied(words),
         Verdict::WaitingForMemory { .. }
@@ -95,11 +116,16 @@ fn on_memory(object: &LocalModel, model: &ValidatedModel, facts: &Facts, last: &
 }
 
 /// Weights and cache alone, which do not depend on what a step holds, fit nowhere.
-fn is_too_large_without_steps(object: &LocalModel, model: &ValidatedModel, facts: &Facts, last: &LastRound) -> bool {
+fn is_too_large_without_steps(
+    object: &LocalModel,
+    placed: (&ValidatedModel, &Chosen),
+    facts: &Facts,
+    last: &LastRound,
+) -> bool {
     let none = Bytes(0);
     let mut least = facts.model.clone();
     least.activations = Activations::Planned { fixed: none, per_token: none, per_sequence: none };
-    matches!(last.verdict(object, model, &least), Verdict::Refused { .. })
+    matches!(last.verdict(object, placed, &least), Verdict::Refused { .. })
 }
 
 #[cfg(test)]

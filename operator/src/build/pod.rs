@@ -10,10 +10,10 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kindling_api::{
     AGENT_AUDIENCE, AGENT_PORT, DIGEST_ANNOTATION, GRPC_PORT, GRPC_PORT_NAME, KvCacheType, METRICS_PORT,
-    METRICS_PORT_NAME, RUNTIME_CONTAINER, TERMS_ANNOTATION,
+    METRICS_PORT_NAME, RUNTIME_CONTAINER, Remainder, TERMS_ANNOTATION,
 };
-use kindling_envelope::Bytes;
 use kindling_envelope::ledger::Terms;
+use kindling_envelope::{Bytes, Device};
 use sha2::{Digest, Sha256};
 
 use super::volume::{model_path, pod_mount, pod_volume};
@@ -39,6 +39,8 @@ pub struct Allotment {
     pub node: String,
     /// Which copy.
     pub copy: u32,
+    /// What computes it.
+    pub device: Device,
     /// As they stand in the ledger.
     pub terms: Terms,
     /// Tokens of the KV cache that the terms were computed with.
@@ -62,7 +64,7 @@ pub fn pod(model: &ValidatedModel, allotment: &Allotment, config: &OperatorConfi
             affinity: Some(on_node(&allotment.node)),
             node_selector: (!inputs.node_selector.is_empty()).then(|| inputs.node_selector.clone()),
             tolerations: (!inputs.tolerations.is_empty()).then(|| inputs.tolerations.clone()),
-            runtime_class_name: inputs.runtime_class_name.clone(),
+            runtime_class_name: runtime_class_name(inputs, allotment.device, config),
             service_account_name: Some(model.name.clone()),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
@@ -87,6 +89,12 @@ fn pod_terms(allotment: &Allotment) -> PodTerms {
     }
 }
 
+/// Without the one that the administrator names for GPUs, a pod on the processor runs as any other.
+fn runtime_class_name(inputs: &PodInputs, device: Device, config: &OperatorConfig) -> Option<String> {
+    let of_device = config.gpu_runtime_class_name.as_ref().filter(|_| device == Device::Cuda);
+    inputs.runtime_class_name.as_ref().or(of_device).cloned()
+}
+
 /// The scheduler still looks whether the node takes it.
 fn on_node(node: &str) -> Affinity {
     let name = NodeSelectorRequirement {
@@ -102,10 +110,14 @@ fn on_node(node: &str) -> Affinity {
     Affinity { node_affinity: Some(node_affinity), ..Affinity::default() }
 }
 
-/// Digest of everything from the spec that a pod is made from. The image is not in it: a new operator restarts no
-/// model; a pod takes the new image when it is replaced.
-pub fn pod_digest(inputs: &PodInputs) -> String {
-    let json = serde_json::to_vec(inputs).expect("plain data should serialise");
+/// Digest of everything from the spec that a pod is made from, and of what computes. The image is not in it: a new
+/// operator restarts no model; a pod takes the new image when it is replaced.
+pub fn pod_digest(inputs: &PodInputs, device: Device) -> String {
+    let mut json = serde_json::to_vec(inputs).expect("plain data should serialise");
+    // Of pods on the processor it is what it was when there was nothing else.
+    if device == Device::Cuda {
+        json.extend_from_slice(b"Cuda");
+    }
     Sha256::digest(&json).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -126,7 +138,7 @@ fn runtime(model: &ValidatedModel, allotment: &Allotment, config: &OperatorConfi
             failure_threshold: Some(3),
             ..Probe::default()
         }),
-        env: Some(agent_environment()),
+        env: Some(agent_environment().into_iter().chain(gpu_environment(allotment.device)).collect()),
         resources: Some(resources(&allotment.terms, config)),
         volume_mounts: Some(vec![
             pod_mount(&model.inputs.weights),
@@ -169,6 +181,21 @@ fn agent_environment() -> Vec<EnvVar> {
     ]
 }
 
+/// For NVIDIA's container runtime, which may be a node's default: it shows devices and driver to those who ask, and to
+/// nobody else. No device is claimed from Kubernetes, because several models share one.
+fn gpu_environment(device: Device) -> Vec<EnvVar> {
+    let variable = |(name, value): (&str, &str)| EnvVar {
+        name: name.to_owned(),
+        value: Some(value.to_owned()),
+        ..EnvVar::default()
+    };
+    let of_device: &[(&str, &str)] = match device {
+        Device::Cpu => &[("NVIDIA_VISIBLE_DEVICES", "void")],
+        Device::Cuda => &[("NVIDIA_VISIBLE_DEVICES", "all"), ("NVIDIA_DRIVER_CAPABILITIES", "compute,utility")],
+    };
+    of_device.iter().copied().map(variable).collect()
+}
+
 fn runtime_args(model: &ValidatedModel, allotment: &Allotment, config: &OperatorConfig) -> Vec<String> {
     let serving = &model.inputs.serving;
     let path = model_path(&model.inputs.weights).display().to_string();
@@ -187,6 +214,12 @@ fn runtime_args(model: &ValidatedModel, allotment: &Allotment, config: &Operator
     }
     if serving.kv_cache.kind == KvCacheType::Fp8 {
         args.extend(to_args(&["--kv-type", "fp8"]));
+    }
+    if model.inputs.remainder == Remainder::Fp8 {
+        args.extend(to_args(&["--weights-remainder", "fp8"]));
+    }
+    if allotment.device == Device::Cuda {
+        args.extend(to_args(&["--backend", "cuda"]));
     }
     if let Some(rate) = config.runtime_read_bytes_per_second {
         args.extend(to_args(&["--read-bytes-per-second", &rate.to_string()]));

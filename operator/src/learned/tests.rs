@@ -116,7 +116,7 @@ fn wished(need: &Need) -> Wished {
         weights_on: BTreeSet::new(),
         not_before: None,
     };
-    Wished { wish, model: None, asked: None }
+    Wished { wish, model: None, asked: None, chosen: None }
 }
 
 /// A pod that serves, made with these settings, and what the agent of its node says of it.

@@ -215,6 +215,7 @@ async fn make(
     let allotment = Allotment {
         node: node.to_owned(),
         copy: split_key(&held.key).1,
+        device: need.serving.device,
         terms: held.terms.clone(),
         kv_tokens: kindling_envelope::Serving { context: held.terms.context, ..need.serving }.pool_tokens(),
     };

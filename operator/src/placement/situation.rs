@@ -15,6 +15,7 @@ use kindling_envelope::ledger::{
 use kindling_envelope::{Bytes, Device, KvDtype, Model, Pool, Serving};
 use kube::ResourceExt;
 
+use super::device::{Chosen, Places, choose, gpus};
 use super::ledger::{key, pod_terms, time, to_planned};
 use super::read::{World, has_agent};
 use super::{Outcome, Room};
@@ -43,10 +44,28 @@ pub struct Wished {
     pub model: Option<ValidatedModel>,
     /// What the agents are asked about it.
     pub asked: Option<Asked>,
+    /// What computes it, and where.
+    pub chosen: Option<Chosen>,
+}
+
+impl Wished {
+    /// What the agents are asked about it: beside what is to compute it, whether a GPU could.
+    pub fn questions(&self) -> Vec<Asked> {
+        let other = self.model.as_ref().filter(|_| !self.gpu_nodes().is_empty()).map(|model| model.asked(Device::Cuda));
+        let mut questions: Vec<Asked> = self.asked.iter().cloned().collect();
+        questions.extend(other.filter(|other| !questions.contains(other)));
+        questions
+    }
+
+    /// The nodes with a GPU that can be used, where that is a choice.
+    pub fn gpu_nodes(&self) -> BTreeSet<String> {
+        let is_free = self.model.as_ref().is_some_and(|model| model.device.is_none());
+        self.chosen.iter().filter(|_| is_free).flat_map(Chosen::usable).collect()
+    }
 }
 
 /// How a model is served, as it is asked for.
-pub fn serving(asked: &kindling_api::Serving, model: &Model) -> Serving {
+pub fn serving(asked: &kindling_api::Serving, model: &Model, device: Device) -> Serving {
     let context = asked.context_length.map_or_else(|| model.max_context.min(DEFAULT_MAX_CONTEXT), u64::from);
     Serving {
         context,
@@ -57,15 +76,14 @@ pub fn serving(asked: &kindling_api::Serving, model: &Model) -> Serving {
             KvCacheType::Auto | KvCacheType::Bf16 => KvDtype::Bf16,
             KvCacheType::Fp8 => KvDtype::Fp8,
         },
-        // The only one that this version has.
-        device: Device::Cpu,
+        device,
     }
 }
 
-/// What a model takes, as it is asked for.
-pub fn need(model: &ValidatedModel, facts: &Model) -> Need {
-    let serving = serving(&model.inputs.serving, facts);
-    let fingerprint = pod_digest(&model.inputs);
+/// What a model takes, as it is asked for, on this device.
+pub fn need(model: &ValidatedModel, facts: &Model, device: Device) -> Need {
+    let serving = serving(&model.inputs.serving, facts, device);
+    let fingerprint = pod_digest(&model.inputs, device);
     Need { footprint: facts.footprint(&serving), model: facts.clone(), serving, fingerprint }
 }
 
@@ -85,10 +103,12 @@ fn wish(
 ) -> Wished {
     let uid = object.uid().unwrap_or_default();
     let validated = validate(object, &References::default(), config).ok();
-    let asked = validated.as_ref().map(ValidatedModel::asked);
+    let chosen = validated.as_ref().map(|model| chosen(world, facts, model, &Places::of(&world.envelopes, &uid, copy)));
+    let asked = validated.as_ref().zip(chosen.as_ref()).map(|(model, chosen)| model.asked(chosen.device));
     let known = asked.as_ref().map(|asked| facts.known(asked)).unwrap_or_default();
     let runnable = known.facts.as_ref().filter(|facts| facts.not_runnable.is_empty());
-    let need = validated.as_ref().zip(runnable).map(|(model, facts)| correct(object, need(model, &facts.model)));
+    let settled = validated.as_ref().zip(asked.as_ref()).zip(runnable);
+    let need = settled.map(|((model, asked), facts)| correct(object, need(model, &facts.model, asked.device)));
     let spec = &object.spec;
     let last_use = world.last_use(object).filter(|_| spec.lifecycle.activation == AskedActivation::OnDemand);
     let wish = Wish {
@@ -114,11 +134,22 @@ fn wish(
             MemoryPolicy::Enforce => Policy::Enforce,
             MemoryPolicy::Warn => Policy::Warn,
         },
-        nodes: allowed_nodes(&world.nodes, validated.as_ref()),
+        nodes: match &chosen {
+            Some(chosen) => chosen.nodes.clone(),
+            None => allowed_nodes(&world.nodes, None),
+        },
         weights_on: known.nodes(),
         not_before: None,
     };
-    Wished { wish, model: validated, asked }
+    Wished { wish, model: validated, asked, chosen }
+}
+
+/// Whether a GPU can compute it is asked of the agents of nodes that have one.
+fn chosen(world: &World, facts: &FactsCache, model: &ValidatedModel, places: &Places) -> Chosen {
+    let known = facts.known(&model.asked(Device::Cuda)).facts;
+    let not_computed = known.map(|facts| facts.not_runnable).filter(|why| !why.is_empty());
+    let allowed = allowed_nodes(&world.nodes, Some(model));
+    choose(model.device, &allowed, &gpus(&world.envelopes), not_computed.as_deref(), places)
 }
 
 /// Copies whose pods ended for good by themselves, by key, and when they are tried again. Who was told to end has not
@@ -291,6 +322,7 @@ pub fn outcomes(situation: &Situation, wished: &[Wished], plan: &Plan) -> BTreeM
             footprint: need.map(|need| need.footprint),
             context: need.map(|need| need.serving.context),
             room: facts.map(|facts| room(facts, plan)),
+            chosen: wished.chosen.clone(),
             node,
             failure: None,
             lesson: None,

@@ -11,6 +11,7 @@ use kindling_proto::v1::{EnsureModelResponse, GetModelInfoResponse};
 use crate::controller::Error;
 use crate::facts::{FailureKind, Known};
 use crate::observe::{Observed, ObservedCopy, Situation};
+use crate::placement::Chosen;
 use crate::reason::Reason;
 use crate::validate::ValidateError;
 
@@ -70,7 +71,7 @@ pub fn ready_reason(object: &LocalModel, observed: &Observed, copy: &ObservedCop
 }
 
 fn of_copy(object: &LocalModel, copy: &ObservedCopy, known: &Known) -> Vec<Verdict> {
-    let resolved = resolved(known);
+    let resolved = resolved(copy, known);
     let (downloaded, admitted) = (downloaded(object, copy, known), admitted(copy, known));
     let before = [Some(&resolved), downloaded.as_ref(), admitted.as_ref()];
     let obstacle = before.into_iter().flatten().find(|verdict| verdict.status == ConditionStatus::False).cloned();
@@ -106,9 +107,12 @@ fn of_pod(situation: &Situation, observed: &ObservedCopy) -> [Verdict; 2] {
     }
 }
 
-/// Whether the source is there and can be run.
-fn resolved(known: &Known) -> Verdict {
+/// Whether the source is there and can be run, on the device that is asked for.
+fn resolved(copy: &ObservedCopy, known: &Known) -> Verdict {
     let fails = |reason, message: &str| Verdict::fails(ConditionType::Resolved, reason, message);
+    if let Some(refusal) = no_device(copy) {
+        return fails(Reason::DeviceNotSupported, &refusal);
+    }
     match (&known.facts, &known.failure) {
         (Some(facts), _) if !facts.not_runnable.is_empty() => {
             fails(Reason::NotRunnable, &format!("this version can't run it: {}", facts.not_runnable))
@@ -119,6 +123,11 @@ fn resolved(known: &Known) -> Verdict {
         (None, Some(failure)) if failure.kind == FailureKind::Invalid => fails(Reason::InvalidSource, &failure.message),
         _ => Verdict::holds(ConditionType::Resolved, Reason::Accepted, "the spec is valid"),
     }
+}
+
+/// Why no node has the device that is asked for.
+fn no_device(copy: &ObservedCopy) -> Option<String> {
+    copy.outcome.as_ref()?.chosen.as_ref().and_then(Chosen::refusal)
 }
 
 /// Nothing while it is not known: what stood there stays.
@@ -153,6 +162,9 @@ fn admitted(copy: &ObservedCopy, known: &Known) -> Option<Verdict> {
     let words = outcome.verdict.to_string();
     let holds = |reason| Verdict::holds(condition, reason, &words);
     let fails = |reason| Verdict::fails(condition, reason, &words);
+    if let (Placed::FactsUnknown | Placed::NoNode, Some(refusal)) = (&outcome.verdict, no_device(copy)) {
+        return Some(Verdict::fails(condition, Reason::DeviceNotSupported, &refusal));
+    }
     Some(match &outcome.verdict {
         Placed::Admitted { .. } => holds(Reason::Reserved),
         Placed::Overridden { .. } => holds(Reason::Overridden),

@@ -1,7 +1,8 @@
 //! The table: what is the case, and what the status says about it.
 
+use kindling_api::NodeGpu;
 use kindling_envelope::ledger::{Busy, Holder, Misfit, State, Time, Unusable};
-use kindling_envelope::{Alternatives, Bytes, Footprint, Shortfall};
+use kindling_envelope::{Alternatives, Bytes, Device, Footprint, Shortfall};
 use kindling_proto::v1::get_model_info_response::State as Phase;
 use kindling_proto::v1::{EnsureModelResponse, MemoryTerms};
 use serde_json::json;
@@ -10,6 +11,7 @@ use super::*;
 use crate::dereference::DereferenceError;
 use crate::facts::{Failure, FailureKind};
 use crate::placement::Outcome;
+use crate::placement::device::{Places, choose};
 use crate::validate::ValidateError;
 
 fn model() -> LocalModel {
@@ -43,7 +45,17 @@ fn outcome(verdict: Verdict) -> Outcome {
         runtime: Bytes::mib(64),
         load_transient: Bytes::mib(9),
     };
-    Outcome { verdict, footprint: Some(footprint), context: Some(4096), room: None, node, failure: None, lesson: None }
+    let (room, chosen) = (None, None);
+    Outcome {
+        verdict,
+        footprint: Some(footprint),
+        context: Some(4096),
+        room,
+        node,
+        chosen,
+        failure: None,
+        lesson: None,
+    }
 }
 
 fn unplaced(verdict: Verdict) -> Result<Observed, Error> {
@@ -193,6 +205,48 @@ fn operator_that_knows_nothing_yet_leaves_what_stood_there() {
     assert_eq!(Some(compute(&object, &Ok(observed), at(2))), object.status);
 }
 
+/// As a round would say of a node with this GPU.
+fn with_gpu(device: Option<Device>, gpu: NodeGpu, info: GetModelInfoResponse) -> Result<Observed, Error> {
+    let mut observed = in_situation(Situation::Started { is_ready: true }, Some(info)).unwrap();
+    let gpus = [("spark-1".to_owned(), gpu)].into();
+    observed.first.node = Some("spark-1".to_owned());
+    let outcome = observed.first.outcome.as_mut().unwrap();
+    outcome.chosen = Some(choose(device, &["spark-1".to_owned()].into(), &gpus, None, &Places::default()));
+    Ok(observed)
+}
+
+#[test]
+fn what_computes_is_told_and_why_it_is_not_the_gpu() {
+    let gpu = |reason: Option<&str>| NodeGpu {
+        name: Some("NVIDIA GB10".to_owned()),
+        compute_capability: Some("12.1".to_owned()),
+        driver_cuda_version: Some("13.0".to_owned()),
+        usable: reason.is_none(),
+        reason: reason.map(str::to_owned),
+    };
+    let told = |device, gpu, info| compute(&model(), &with_gpu(device, gpu, info), at(1)).acceleration.unwrap();
+    let kernels = vec!["linear: bf16 mma".to_owned()];
+    let on_gpu = GetModelInfoResponse { device: "cuda".to_owned(), kernels: kernels.clone(), ..info(Phase::Ready) };
+    let expected = Acceleration {
+        device: "Cuda".to_owned(),
+        name: Some("NVIDIA GB10".to_owned()),
+        compute_capability: Some("12.1".to_owned()),
+        kernels,
+        reason: None,
+    };
+    assert_eq!(told(None, gpu(None), on_gpu), expected);
+    let on_cpu = |reason: Option<&str>| Acceleration {
+        device: "Cpu".to_owned(),
+        reason: reason.map(str::to_owned),
+        ..Acceleration::default()
+    };
+    let too_old = "no GPU can be used: driver too old";
+    assert_eq!(told(None, gpu(Some("driver too old")), info(Phase::Ready)), on_cpu(Some(too_old)));
+    assert_eq!(told(Some(Device::Cpu), gpu(None), info(Phase::Ready)), on_cpu(None), "it was asked for");
+    let none = NodeGpu { reason: Some("no NVIDIA driver".to_owned()), ..NodeGpu::default() };
+    assert_eq!(told(None, none, info(Phase::Ready)), on_cpu(None), "there is no GPU to speak of");
+}
+
 #[test]
 fn loading_tells_how_far_it_is() {
     let outcome = in_situation(Situation::Started { is_ready: false }, Some(info(Phase::Loading)));
@@ -206,7 +260,7 @@ fn facts_come_from_the_runtime() {
     let status = compute(&model(), &outcome, at(1));
     assert_eq!(status.source.as_deref(), Some("org/name"));
     assert_eq!(status.model.unwrap().architecture, "LlamaForCausalLM");
-    assert_eq!(status.acceleration.unwrap().device, "cpu");
+    assert_eq!(status.acceleration.unwrap().device, "Cpu");
     assert_eq!(status.memory.unwrap().weights.as_deref(), Some("99Mi"));
     assert_eq!(status.context_length, Some(8192));
     assert_eq!(status.endpoint.as_deref(), Some("10.96.0.7:50051"));
@@ -240,7 +294,7 @@ fn time_of_transition_stays_while_the_status_stays() {
 }
 
 fn refused(is_serving: bool) -> Result<Observed, Error> {
-    Err(Error::Validate { source: ValidateError::Device, is_serving })
+    Err(Error::Validate { source: ValidateError::SourceCount, is_serving })
 }
 
 #[test]
@@ -251,18 +305,18 @@ fn refused_change_of_a_serving_model_leaves_it_ready_until_its_pod_ends() {
     object.metadata.generation = Some(3);
     object.status = Some(compute(&object, &refused(true), at(2)));
     let status = object.status.as_ref().unwrap();
-    assert_eq!(line(status), "F:DeviceNotSupported T:Downloaded T:Reserved T:Loaded T:Serving");
+    assert_eq!(line(status), "F:InvalidSource T:Downloaded T:Reserved T:Loaded T:Serving");
     assert_eq!(status.condition(ConditionType::Ready).unwrap().last_transition_time.0, at(1));
     assert_eq!(status.endpoint.as_deref(), Some("10.96.0.7:50051"), "its traffic goes on");
     let ended = compute(&object, &refused(false), at(3));
-    assert_eq!(ended.condition(ConditionType::Ready).unwrap().reason, "DeviceNotSupported");
+    assert_eq!(ended.condition(ConditionType::Ready).unwrap().reason, "InvalidSource");
 }
 
 #[test]
 fn refused_spec_is_not_ready_and_says_what_to_do() {
     let status = compute(&model(), &refused(false), at(1));
-    assert_eq!(line(&status), "F:DeviceNotSupported U:Waiting U:Waiting U:Waiting F:DeviceNotSupported");
-    assert!(status.condition(ConditionType::Ready).unwrap().message.contains("use Auto or Cpu"));
+    assert_eq!(line(&status), "F:InvalidSource U:Waiting U:Waiting U:Waiting F:InvalidSource");
+    assert!(status.condition(ConditionType::Ready).unwrap().message.contains("exactly one of hf and hostPath"));
     assert_eq!(status.observed_generation, Some(2));
 }
 

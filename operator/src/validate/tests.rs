@@ -27,6 +27,7 @@ pub(crate) fn config() -> OperatorConfig {
         image_pull_policy: None,
         runtime_resources: None,
         runtime_read_bytes_per_second: None,
+        gpu_runtime_class_name: None,
         cache_host_path: PathBuf::from("/var/lib/kindling/cache"),
         allowed_host_path_prefixes: vec![PathBuf::from("/srv/models")],
         agent_token_file: PathBuf::from("token"),
@@ -109,8 +110,15 @@ fn rejects_a_host_path_elsewhere() {
 }
 
 #[test]
-fn rejects_a_device_of_another_build() {
-    assert_eq!(refusal(|object| object.spec.placement.device = Device::Cuda), ValidateError::Device);
+fn takes_every_device_for_the_nodes_decide() {
+    for (asked, expected) in
+        [(Device::Auto, None), (Device::Cpu, Some(Computes::Cpu)), (Device::Cuda, Some(Computes::Cuda))]
+    {
+        let mut object = accepted();
+        object.spec.placement.device = asked;
+        let model = validate(&object, &References::default(), &config()).unwrap();
+        assert_eq!(model.device, expected);
+    }
 }
 
 #[test]

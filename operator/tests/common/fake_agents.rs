@@ -6,8 +6,8 @@ use futures::future::BoxFuture;
 use kindling_operator::agents::Agents;
 use kindling_proto::v1::ensure_model_response::State;
 use kindling_proto::v1::{
-    CacheLayers, DescribeModelRequest, DescribeModelResponse, EnsureModelRequest, EnsureModelResponse, KeepOnlyRequest,
-    KeepOnlyResponse, PlannedActivations, cache_layers,
+    CacheLayers, DescribeModelRequest, DescribeModelResponse, Device, EnsureModelRequest, EnsureModelResponse,
+    KeepOnlyRequest, KeepOnlyResponse, PlannedActivations, cache_layers,
 };
 use tonic::Status;
 
@@ -18,6 +18,7 @@ pub struct FakeAgents(Arc<Mutex<Answers>>);
 struct Answers {
     facts: Result<DescribeModelResponse, Status>,
     weights: EnsureModelResponse,
+    not_on_a_gpu: String,
 }
 
 impl Default for FakeAgents {
@@ -38,7 +39,7 @@ impl Default for FakeAgents {
             ..DescribeModelResponse::default()
         };
         let weights = EnsureModelResponse { state: State::Present.into(), ..EnsureModelResponse::default() };
-        Self(Arc::new(Mutex::new(Answers { facts: Ok(facts), weights })))
+        Self(Arc::new(Mutex::new(Answers { facts: Ok(facts), weights, not_on_a_gpu: String::new() })))
     }
 }
 
@@ -51,14 +52,28 @@ impl FakeAgents {
         change(self.0.lock().unwrap().facts.as_mut().unwrap());
     }
 
+    /// What a GPU lacks to compute it.
+    pub fn lack_on_a_gpu(&self, what: &str) {
+        self.0.lock().unwrap().not_on_a_gpu = what.to_owned();
+    }
+
     pub fn say_of_weights(&self, answer: EnsureModelResponse) {
         self.0.lock().unwrap().weights = answer;
     }
 }
 
 impl Agents for FakeAgents {
-    fn describe(&self, _: String, _: DescribeModelRequest) -> BoxFuture<'_, Result<DescribeModelResponse, Status>> {
-        Box::pin(async { self.0.lock().unwrap().facts.clone() })
+    /// On a GPU the same weights take a MiB more.
+    fn describe(&self, _: String, asked: DescribeModelRequest) -> BoxFuture<'_, Result<DescribeModelResponse, Status>> {
+        Box::pin(async move {
+            let answers = self.0.lock().unwrap();
+            let mut facts = answers.facts.clone()?;
+            if asked.serving.is_some_and(|serving| serving.device() == Device::Cuda) {
+                facts.resident_weight_bytes += 1 << 20;
+                facts.not_runnable = answers.not_on_a_gpu.clone();
+            }
+            Ok(facts)
+        })
     }
 
     fn ensure(&self, _: String, _: EnsureModelRequest) -> BoxFuture<'_, Result<EnsureModelResponse, Status>> {

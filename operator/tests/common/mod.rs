@@ -15,6 +15,7 @@ pub fn config() -> OperatorConfig {
         image_pull_policy: Some("IfNotPresent".to_owned()),
         runtime_resources: None,
         runtime_read_bytes_per_second: None,
+        gpu_runtime_class_name: Some("nvidia".to_owned()),
         cache_host_path: PathBuf::from("/var/lib/kindling/cache"),
         allowed_host_path_prefixes: vec![PathBuf::from("/srv/models")],
         agent_token_file: PathBuf::from("/var/run/secrets/kindling/token"),

@@ -1417,6 +1417,10 @@ pub struct ServingSettings {
     pub kv_tokens: ::core::option::Option<u32>,
     #[prost(uint32, optional, tag = "4")]
     pub max_batched_tokens: ::core::option::Option<u32>,
+    #[prost(enumeration = "Device", tag = "5")]
+    pub device: i32,
+    #[prost(enumeration = "Remainder", tag = "6")]
+    pub remainder: i32,
 }
 /// Bytes of a model, from which a footprint is computed; see the crate kindling-envelope.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1444,7 +1448,7 @@ pub struct DescribeModelResponse {
     /// Unset: nobody planned them.
     #[prost(message, optional, tag = "9")]
     pub activations: ::core::option::Option<PlannedActivations>,
-    /// Why the runtime of this version can't run the model; empty if it can.
+    /// Why the runtime of this version can't run the model on that device; empty if it can.
     #[prost(string, tag = "10")]
     pub not_runnable: ::prost::alloc::string::String,
     /// What the files are: changes when a file changes. Empty where the source does not say.
@@ -1706,6 +1710,66 @@ pub struct Waiting {
 pub struct Revoked {
     #[prost(string, tag = "1")]
     pub why: ::prost::alloc::string::String,
+}
+/// What becomes of matrices in 16 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Remainder {
+    /// They stay.
+    Unspecified = 0,
+    /// FP8.
+    Fp8 = 1,
+}
+impl Remainder {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "REMAINDER_UNSPECIFIED",
+            Self::Fp8 => "REMAINDER_FP8",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "REMAINDER_UNSPECIFIED" => Some(Self::Unspecified),
+            "REMAINDER_FP8" => Some(Self::Fp8),
+            _ => None,
+        }
+    }
+}
+/// What is to compute a model: what it takes, and whether it can be computed at all, depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Device {
+    /// As the processor.
+    Unspecified = 0,
+    Cpu = 1,
+    Cuda = 2,
+}
+impl Device {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "DEVICE_UNSPECIFIED",
+            Self::Cpu => "DEVICE_CPU",
+            Self::Cuda => "DEVICE_CUDA",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DEVICE_UNSPECIFIED" => Some(Self::Unspecified),
+            "DEVICE_CPU" => Some(Self::Cpu),
+            "DEVICE_CUDA" => Some(Self::Cuda),
+            _ => None,
+        }
+    }
 }
 /// Generated client implementations.
 pub mod agent_client {

@@ -26,14 +26,10 @@ struct KeptBf16 {
     __device__ static void keep(uint8_t *kept, size_t element, float value, float) {
         reinterpret_cast<uint16_t *>(kept)[element] = (uint16_t)float_to_bf16(value);
     }
-    // Eight from an element on whose number is a multiple of eight.
-    __device__ static void eight(const uint8_t *kept, size_t element, float (&values)[8]) {
+    // Eight from an element on whose number is a multiple of eight, as BF16.
+    __device__ static void eight_bf16(const uint8_t *kept, size_t element, uint32_t (&words)[4]) {
         const uint4 four = *reinterpret_cast<const uint4 *>(kept + 2 * element);
-        const uint32_t words[4] = {four.x, four.y, four.z, four.w};
-        for (unsigned i = 0; i < 4; ++i) {
-            values[2 * i] = bf16_to_float(words[i] & 0xffff);
-            values[2 * i + 1] = bf16_to_float(words[i] >> 16);
-        }
+        words[0] = four.x, words[1] = four.y, words[2] = four.z, words[3] = four.w;
     }
 };
 
@@ -44,10 +40,12 @@ struct KeptFp8 {
     __device__ static void keep(uint8_t *kept, size_t element, float value, float scale) {
         kept[element] = (uint8_t)float_to_e4m3(value / scale);
     }
-    __device__ static void eight(const uint8_t *kept, size_t element, float (&values)[8]) {
+    // BF16 has all numbers of E4M3.
+    __device__ static void eight_bf16(const uint8_t *kept, size_t element, uint32_t (&words)[4]) {
         const uint2 two = *reinterpret_cast<const uint2 *>(kept + element);
-        for (unsigned i = 0; i < 8; ++i) {
-            values[i] = kept_e4m3_to_float((i < 4 ? two.x : two.y) >> (i % 4 * 8) & 255);
+        for (unsigned i = 0; i < 4; ++i) {
+            const uint32_t both = (i < 2 ? two.x : two.y) >> (i % 2 * 16);
+            words[i] = pack_bf16(kept_e4m3_to_float(both & 255), kept_e4m3_to_float(both >> 8 & 255));
         }
     }
 };

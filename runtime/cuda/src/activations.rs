@@ -1,9 +1,12 @@
 //! Where the buffers of a plan lie, and what some kernels need beside them.
 
-use kindling_kernels::{BufferId, CacheGroupKind, CacheGroupSpec, Limits, Op, Plan, Rows};
+use kindling_kernels::{BufferId, CacheGroupKind, CacheGroupSpec, Limits, Op, Plan, Rows, WeightId};
 
+use crate::launch::Activations;
 use crate::memory::Places;
 use crate::step_data::StepPlaces;
+use crate::tiles::COLUMNS;
+use crate::weights::Layout;
 
 /// Positions that one block of the attention kernel sees.
 const SPAN: usize = 256;
@@ -11,6 +14,8 @@ const SPAN: usize = 256;
 const SPAN_HEAD: usize = 2;
 /// Bytes for the results of spans: tokens come in groups that fit, at least one at a time.
 const SPAN_BYTES: usize = 32 << 20;
+/// Elements of NVFP4 that share a scale.
+const FP4_BLOCK: usize = 16;
 /// Tokens that experts see at a time.
 const EXPERT_TOKENS: usize = 64;
 
@@ -30,8 +35,21 @@ pub(crate) struct ActivationPlaces {
     pub span_bytes: usize,
     /// For experts.
     pub experts: ExpertPlaces,
+    /// Of one layer at a time, if any has them.
+    pub fp4: Fp4Places,
     /// All of it.
     pub num_bytes: usize,
+}
+
+/// Activations in NVFP4.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fp4Places {
+    /// `[rows, columns / 2]`.
+    pub codes: usize,
+    /// `[rows, columns / 16]`.
+    pub scales: usize,
+    /// `[rows]`.
+    pub factors: usize,
 }
 
 /// What experts need.
@@ -53,7 +71,7 @@ pub(crate) struct ExpertPlaces {
 
 impl ActivationPlaces {
     /// `None` if it can't be counted.
-    pub(crate) fn new(plan: &Plan, limits: &Limits) -> Option<Self> {
+    pub(crate) fn new(plan: &Plan, limits: &Limits, (weights, activations): (&Layout, Activations)) -> Option<Self> {
         let mut places = Places::default();
         let floats =
             |sizes: &[usize]| sizes.iter().try_fold(size_of::<f32>(), |product, size| product.checked_mul(*size));
@@ -78,13 +96,44 @@ impl ActivationPlaces {
         }
         let spans = places.take(Some(span_bytes))?;
         let experts = ExpertPlaces::new(plan, limits, &mut places)?;
+        let is_fp4 = |id: WeightId| activations.is_fp4_for(weights.matrix(plan, id).form);
+        let fp4 = Fp4Places::new((plan, limits), (&experts, &is_fp4), &mut places)?;
         let num_bytes = places.num_bytes();
-        Some(Self { buffers, step, step_places, rotaries, spans, span_bytes, experts, num_bytes })
+        Some(Self { buffers, step, step_places, rotaries, spans, span_bytes, experts, fp4, num_bytes })
     }
 
     /// Of a buffer.
     pub(crate) fn buffer(&self, id: BufferId) -> usize {
         self.buffers[id.0]
+    }
+}
+
+impl Fp4Places {
+    fn new(
+        (plan, limits): (&Plan, &Limits),
+        (experts, is_fp4): (&ExpertPlaces, &dyn Fn(WeightId) -> bool),
+        places: &mut Places,
+    ) -> Option<Self> {
+        let (mut rows, mut columns) = (0usize, 0usize);
+        for op in &plan.ops {
+            let (weights, most) = match *op {
+                Op::Linear { weight, .. } => (vec![weight], limits.max_tokens_per_step.max(limits.max_logits_per_step)),
+                Op::MoeExperts { experts: of, top_k, .. } => {
+                    (vec![of.gate, of.up, of.down], experts.tokens.checked_mul(top_k)?)
+                }
+                _ => continue,
+            };
+            for weight in weights.into_iter().filter(|id| is_fp4(*id)) {
+                rows = rows.max(most);
+                columns = columns.max(plan.weights[weight.0].row_len().checked_next_multiple_of(COLUMNS)?);
+            }
+        }
+        let all = rows.checked_mul(columns)?;
+        Some(Self {
+            codes: places.take(Some(all / 2))?,
+            scales: places.take(Some(all / FP4_BLOCK))?,
+            factors: places.take(rows.checked_mul(size_of::<f32>()))?,
+        })
     }
 }
 

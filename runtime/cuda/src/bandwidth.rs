@@ -8,7 +8,15 @@ use crate::memory::Region;
 const BLOCKS_EACH: u32 = 8;
 const THREADS: u32 = 256;
 
+/// Of the second level cache: what is read is gone before it is read again.
+const TIMES_CACHE: usize = 5;
+
 impl Loaded {
+    /// The fewest bytes whose reading says something of the memory, and not of a cache.
+    pub fn least_read_bytes(&self) -> usize {
+        TIMES_CACHE * usize::try_from(self.gpu.l2_bytes).unwrap_or(0).max(1 << 20)
+    }
+
     /// Bytes per second, of so many bytes that are read `runs` times one after another; each run counts by itself.
     ///
     /// # Errors

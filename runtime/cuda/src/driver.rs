@@ -77,6 +77,19 @@ pub enum GpuError {
         /// What for.
         what: &'static str,
     },
+    /// It computes wrongly what a model needs.
+    #[error("{name} fails the self-test of {kernel}: {failure}")]
+    WrongKernel {
+        /// The device.
+        name: String,
+        /// What is wrong.
+        kernel: String,
+        /// In what way.
+        failure: String,
+    },
+    /// Whether it computes rightly could not be found out.
+    #[error("the self-test of the GPU's kernels could not be run: {0}")]
+    SelfTest(String),
     /// Anything else that the driver refuses.
     #[error("the NVIDIA driver refuses to {what}: {code}")]
     Driver {
@@ -193,12 +206,14 @@ impl Gpu {
             },
             _ => GpuError::of("load the kernels")(error),
         })?;
-        Ok(Loaded { code, multiprocessors: self.multiprocessors, context, module })
+        Ok(Loaded { gpu: self.clone(), code, multiprocessors: self.multiprocessors, context, module })
     }
 }
 
 /// A device that has the kernels.
 pub struct Loaded {
+    /// The device.
+    pub gpu: Gpu,
     /// Those that it runs.
     pub code: Code,
     pub(crate) multiprocessors: u32,

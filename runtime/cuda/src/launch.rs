@@ -8,7 +8,7 @@ use cudarc::driver::{CudaEvent, CudaFunction, CudaStream, LaunchConfig, PushKern
 
 use crate::driver::{GpuError, Loaded};
 use crate::memory::Address;
-use crate::tiles::ROWS;
+use crate::tiles::{Family, ROWS};
 use crate::weights::Form;
 
 /// Lanes of a warp.
@@ -56,8 +56,30 @@ impl Shape {
     }
 }
 
+/// What activations are rounded to before they meet a matrix in tiles.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Activations {
+    /// 16 bits.
+    #[default]
+    Bf16,
+    /// NVFP4 where the matrix is NVFP4, on devices that multiply it: faster for many rows, and fewer digits.
+    Fp4,
+}
+
+impl Activations {
+    /// Whether a matrix meets activations in FP4.
+    pub(crate) fn is_fp4_for(self, form: Form) -> bool {
+        self == Self::Fp4 && form == Form::Tiles(Family::Nvfp4)
+    }
+}
+
 /// The kernel for a linear layer, and its grid. With picks each row has a matrix of its own.
-pub(crate) fn linear(form: Form, features: u32, rows: u32, has_picks: bool) -> (String, Shape) {
+pub(crate) fn linear(
+    (form, activations): (Form, Activations),
+    features: u32,
+    rows: u32,
+    has_picks: bool,
+) -> (String, Shape) {
     let Form::Tiles(family) = form else {
         let Form::Rows(dtype) = form else { unreachable!("there are two forms") };
         let name = format!("linear_{}", dtype.name().to_lowercase());
@@ -66,7 +88,8 @@ pub(crate) fn linear(form: Form, features: u32, rows: u32, has_picks: bool) -> (
     let per_block = if has_picks || rows <= FEW_ROWS { FEW_ROWS } else { MANY_ROWS };
     let groups = if has_picks { rows } else { rows.div_ceil(per_block) };
     let shape = Shape::four_warps((features.div_ceil(ROWS as u32), groups, 1));
-    (format!("linear_{}_{per_block}", family.name()), shape)
+    let family = if activations.is_fp4_for(form) { "fp4" } else { family.name() };
+    (format!("linear_{family}_{per_block}"), shape)
 }
 
 /// The kernel that looks up rows of a matrix.
@@ -101,7 +124,15 @@ impl Kernels {
             let function = loaded.module.load_function(&name).map_err(GpuError::of("give a kernel"))?;
             functions.insert(name, function);
         }
-        Ok(Self { stream: loaded.context.default_stream(), functions })
+        // What was copied before, without a stream, is there before anything runs on this one.
+        loaded.context.synchronize().map_err(GpuError::of("wait for copies"))?;
+        let stream = loaded.context.new_stream().map_err(GpuError::of("open a stream"))?;
+        Ok(Self { stream, functions })
+    }
+
+    /// All kernels and copies of steps, in order.
+    pub(crate) const fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
     }
 
     /// Marks the time at which all that was started so far is done.
@@ -143,11 +174,10 @@ mod tests {
     use kindling_kernels::DType;
 
     use super::*;
-    use crate::tiles::Family;
 
     #[test]
     fn few_rows_and_many_have_their_kernels() {
-        let nvfp4 = Form::Tiles(Family::Nvfp4);
+        let nvfp4 = (Form::Tiles(Family::Nvfp4), Activations::Bf16);
         let chosen = |rows, has_picks| {
             let (name, shape) = linear(nvfp4, 100, rows, has_picks);
             (name, shape.grid)
@@ -157,7 +187,11 @@ mod tests {
         assert_eq!(chosen(9, false), ("linear_nvfp4_32".into(), (7, 1, 1)));
         assert_eq!(chosen(65, false), ("linear_nvfp4_32".into(), (7, 3, 1)));
         assert_eq!(chosen(65, true), ("linear_nvfp4_8".into(), (7, 65, 1)));
-        let (name, shape) = linear(Form::Rows(DType::F16), 9, 3, false);
+        let chosen = |form, rows| linear((form, Activations::Fp4), 9, rows, false);
+        let (name, shape) = chosen(Form::Rows(DType::F16), 3);
         assert_eq!((name.as_str(), shape.grid, shape.threads), ("linear_f16", (3, 3, 1), 128));
+        assert_eq!(chosen(Form::Tiles(Family::Nvfp4), 3).0, "linear_fp4_8");
+        assert_eq!(chosen(Form::Tiles(Family::Nvfp4), 9).0, "linear_fp4_32");
+        assert_eq!(chosen(Form::Tiles(Family::Mxfp4), 9).0, "linear_mxfp4_32");
     }
 }

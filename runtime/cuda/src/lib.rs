@@ -5,6 +5,7 @@
 //! Beside `kindling-kernels` the only crate that may hold `unsafe` code.
 
 mod activations;
+mod attention_shape;
 mod backend;
 mod bandwidth;
 mod code;
@@ -24,5 +25,6 @@ mod weights;
 pub use backend::CudaBackend;
 pub use code::{Code, Target};
 pub use driver::{Gpu, GpuError, Loaded, probe};
-pub use selftest::{Check, self_test};
+pub use launch::Activations;
+pub use selftest::{Check, Said, SelfTests, self_test};
 pub use timing::{OpTime, OpTimes};

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, result, sys};
+use cudarc::driver::{CudaContext, CudaStream, result, sys};
 
 use crate::driver::GpuError;
 
@@ -58,16 +58,59 @@ impl Region {
         unsafe { result::memcpy_htod_sync(self.start + offset as u64, values) }.map_err(failed())
     }
 
-    /// Copies from a place in it, after all that was asked for before.
-    pub(crate) fn read<T: Copy>(&self, offset: usize, values: &mut [T]) -> Result<(), GpuError> {
+    /// Copies to a place in it in the order of a stream. The values may be changed when something was read on it.
+    pub(crate) fn write_on<T: Copy>(&self, stream: &CudaStream, offset: usize, values: &[T]) -> Result<(), GpuError> {
         self.check(offset, size_of_val(values));
-        if values.is_empty() {
-            return Ok(());
-        }
+        let failed = || GpuError::of("copy to the device");
+        self.context.bind_to_thread().map_err(failed())?;
+        // SAFETY: inside the region; the driver takes what is not pinned before the call returns.
+        unsafe { result::memcpy_htod_async(self.start + offset as u64, values, stream.cu_stream()) }.map_err(failed())
+    }
+
+    /// Copies from a place in it in the order of a stream, and waits.
+    pub(crate) fn read_on<T: Copy>(
+        &self,
+        stream: &CudaStream,
+        offset: usize,
+        values: &mut [T],
+    ) -> Result<(), GpuError> {
+        self.check(offset, size_of_val(values));
         let failed = || GpuError::of("copy from the device");
         self.context.bind_to_thread().map_err(failed())?;
-        // SAFETY: inside the region, and the copy is done when the call returns.
-        unsafe { result::memcpy_dtoh_sync(values, self.start + offset as u64) }.map_err(failed())
+        if !values.is_empty() {
+            let at = self.start + offset as u64;
+            // SAFETY: inside the region, and nobody else has the values before the stream was waited for.
+            unsafe { result::memcpy_dtoh_async(values, at, stream.cu_stream()) }.map_err(failed())?;
+        }
+        stream.synchronize().map_err(GpuError::of("compute"))
+    }
+
+    /// Clears a place in the order of a stream.
+    pub(crate) fn clear_on(&self, stream: &CudaStream, offset: usize, len: usize) -> Result<(), GpuError> {
+        self.check(offset, len);
+        let failed = || GpuError::of("clear memory");
+        self.context.bind_to_thread().map_err(failed())?;
+        // SAFETY: inside the region.
+        unsafe { result::memset_d8_async(self.start + offset as u64, 0, len, stream.cu_stream()) }.map_err(failed())
+    }
+
+    /// Copies between places that do not overlap, in the order of a stream.
+    pub(crate) fn copy_within_on(
+        &self,
+        stream: &CudaStream,
+        (from, to): (usize, usize),
+        len: usize,
+    ) -> Result<(), GpuError> {
+        self.check(from, len);
+        self.check(to, len);
+        if from == to {
+            return Ok(());
+        }
+        let failed = || GpuError::of("copy memory");
+        self.context.bind_to_thread().map_err(failed())?;
+        let [from, to] = [from, to].map(|offset| self.start + offset as u64);
+        // SAFETY: inside the region, and slots are apart from each other.
+        unsafe { result::memcpy_dtod_async(to, from, len, stream.cu_stream()) }.map_err(failed())
     }
 
     fn check(&self, offset: usize, len: usize) {
@@ -96,6 +139,13 @@ impl Places {
     pub(crate) fn take(&mut self, num_bytes: Option<usize>) -> Option<usize> {
         let start = self.num_bytes;
         self.num_bytes = start.checked_add(num_bytes?)?.checked_next_multiple_of(ALIGNMENT)?;
+        Some(start)
+    }
+
+    /// The same, right behind the one before.
+    pub(crate) fn take_close(&mut self, num_bytes: Option<usize>) -> Option<usize> {
+        let start = self.num_bytes;
+        self.num_bytes = start.checked_add(num_bytes?)?;
         Some(start)
     }
 

@@ -2,8 +2,11 @@
 
 mod attention;
 mod experts;
+mod graphs;
 mod ops;
+mod recurrent;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kindling_kernels::rotary_frequencies::rotary_frequencies;
@@ -12,16 +15,18 @@ use kindling_kernels::{BufferId, ExecuteError, Limits, MemoryUse, Op, Plan, Prep
 use crate::activations::ActivationPlaces;
 use crate::driver::{GpuError, Loaded};
 use crate::kv_cache::KvCaches;
-use crate::launch::Kernels;
+use crate::launch::{Activations, Kernels};
 use crate::memory::{Address, Region};
 use crate::timing::{Marks, OpTimes};
-use crate::weights::{Form, Weights};
+use crate::weights::{Form, Layout, Weights};
+pub(crate) use graphs::Graphs;
 
 /// See the module.
 pub(crate) struct CudaModel {
     plan: Plan,
     limits: Limits,
     weights: Weights,
+    precision: Activations,
     caches: KvCaches,
     places: ActivationPlaces,
     activations: Region,
@@ -34,6 +39,8 @@ pub(crate) struct CudaModel {
     failure: Option<GpuError>,
     /// For who wants to know how long ops take.
     pub(crate) times: Option<OpTimes>,
+    /// Of decoding steps.
+    pub(crate) graphs: Graphs,
     /// Last, so that it is given back last.
     _loaded: Arc<Loaded>,
 }
@@ -42,16 +49,22 @@ pub(crate) struct CudaModel {
 #[derive(Debug, Clone, Copy)]
 struct StepSize {
     tokens: u32,
+    sequences: u32,
     logits: u32,
     /// Tokens of the longest sequence after the step.
     context: usize,
+}
+
+/// All kernels that a plan needs.
+pub(crate) fn kernels(plan: &Plan, weights: (&Layout, Activations), limits: &Limits) -> BTreeSet<String> {
+    plan.ops.iter().flat_map(|op| ops::kernels(op, plan, weights, limits)).collect()
 }
 
 impl CudaModel {
     /// Asks for the kernels and copies what is small.
     pub(crate) fn new(
         (loaded, plan, limits): (&Arc<Loaded>, &Plan, &Limits),
-        weights: Weights,
+        (weights, precision): (Weights, Activations),
         caches: KvCaches,
         (places, activations): (ActivationPlaces, Region),
     ) -> Result<Self, GpuError> {
@@ -59,13 +72,13 @@ impl CudaModel {
             let factors = spec.frequency_factors.map(|id| weights.values(plan, id));
             activations.write(*place, &rotary_frequencies(spec, factors))?;
         }
-        let names = plan.ops.iter().flat_map(|op| ops::kernels(op, plan, &weights, limits));
-        let kernels = Kernels::new(loaded, names)?;
+        let kernels = Kernels::new(loaded, kernels(plan, (weights.layout(), precision), limits))?;
         Ok(Self {
             kv_scales: attention::kv_scales(plan, &weights, limits.kv_type),
             plan: plan.clone(),
             limits: limits.clone(),
             weights,
+            precision,
             caches,
             places,
             activations,
@@ -73,35 +86,51 @@ impl CudaModel {
             words: Vec::new(),
             failure: None,
             times: None,
+            graphs: Graphs::default(),
             _loaded: Arc::clone(loaded),
         })
     }
 
     fn run(&mut self, step: &Step, logits: &mut Vec<f32>) -> Result<(), GpuError> {
         self.places.step_places.fill(step, &mut self.words);
-        self.activations.write(self.places.step, &self.words)?;
+        self.activations.write_on(self.kernels.stream(), self.places.step, &self.words)?;
         let contexts = step.sequences.iter().map(|sequence| sequence.context_len + sequence.query_len);
         let size = StepSize {
             tokens: step.token_ids.len() as u32,
+            sequences: step.sequences.len() as u32,
             logits: step.logit_indices.len() as u32,
             context: contexts.max().unwrap_or(0),
         };
-        let mut marks = self.times.as_ref().map(|_| Marks::new());
-        for op in &self.plan.ops {
-            if let Some(marks) = &mut marks {
-                marks.mark(&self.kernels)?;
+        self.prepare_slots(step)?;
+        let marks = match &self.times {
+            Some(_) => Some(self.start_timed(size)?),
+            None => {
+                if !self.start_graph(step, size)? {
+                    self.plan.ops.iter().try_for_each(|op| self.start(op, size))?;
+                }
+                None
             }
-            self.start(op, size)?;
-        }
-        if let Some(marks) = &mut marks {
-            marks.mark(&self.kernels)?;
+        };
+        for copy in &step.copies_after {
+            self.caches.copy_slot(self.kernels.stream(), copy)?;
         }
         logits.resize(step.logit_indices.len() * self.plan.vocab_size, 0.0);
-        self.activations.read(self.places.buffer(self.plan.logits), logits)?;
+        self.activations.read_on(self.kernels.stream(), self.places.buffer(self.plan.logits), logits)?;
         match (marks, &self.times) {
             (Some(marks), Some(times)) => marks.sum(times, self.plan.ops.iter().map(|op| self.label(op))),
             _ => Ok(()),
         }
+    }
+
+    /// Starts one op after another, with a mark before each and one at the end.
+    fn start_timed(&self, size: StepSize) -> Result<Marks, GpuError> {
+        let mut marks = Marks::new();
+        for op in &self.plan.ops {
+            marks.mark(&self.kernels)?;
+            self.start(op, size)?;
+        }
+        marks.mark(&self.kernels)?;
+        Ok(marks)
     }
 
     /// What an op is called where times are told, and the bytes of weights that it reads. Of experts nobody knows here.
@@ -119,6 +148,8 @@ impl CudaModel {
         match op {
             Op::PagedAttention { .. } => self.paged_attention(op, size),
             Op::MoeExperts { .. } => self.moe_experts(op, size),
+            Op::CausalConv { .. } => self.causal_conv(op, size),
+            Op::GatedDeltaRule { .. } => self.gated_delta_rule(op, size),
             op => self.start_one(op, size),
         }
     }

@@ -1,135 +1,150 @@
-//! Whether a device computes as the kernels expect.
+//! Whether a device computes as the kernels expect: single instructions, and then every kernel against `reference` on
+//! random weights. A kernel with a fault may end the process or never end: [`SelfTests`] runs them in a child.
 
-use cudarc::driver::{CudaFunction, CudaStream, DriverError, LaunchConfig, PushKernelArg};
+mod cases;
+mod child;
+mod probes;
 
+use kindling_kernels::made_up::relative_error;
+use kindling_kernels::{Backend, ExecuteError, PrepareError, ReferenceBackend};
+use serde::{Deserialize, Serialize};
+
+use crate::backend::CudaBackend;
 use crate::driver::{GpuError, Loaded};
-use crate::fragments::{LANES, Operands, Warp, emulate};
+use cases::Case;
+pub use child::SelfTests;
 
-/// What came out for one kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What came out for some kernels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// The kernel.
-    pub kernel: &'static str,
+    /// For people: `linear NVFP4, 33 rows`.
+    pub what: String,
+    /// What ran.
+    pub kernels: Vec<String>,
     /// What is wrong, if anything is.
     pub failure: Option<String>,
 }
 
-/// Runs single matrix instructions on made-up operands and compares lane by lane. Exact: every sum can be written down.
-///
-/// # Errors
-/// If the driver fails; wrong results are an answer.
-pub fn self_test(loaded: &Loaded) -> Result<Vec<Check>, GpuError> {
-    let mut checks = vec![probe(loaded, "mma_probe_bf16", Operands::Bf16)?];
-    if loaded.code.has_fp4 {
-        checks.push(probe(loaded, "mma_probe_nvfp4", Operands::Nvfp4)?);
-    }
-    Ok(checks)
+/// What a self-test says while it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Said {
+    /// Before a check: if nothing more is said, these kernels are why.
+    Begins {
+        /// As in [`Check`].
+        what: String,
+        /// As in [`Check`].
+        kernels: Vec<String>,
+    },
+    /// After it.
+    Ends {
+        /// As in [`Check`].
+        failure: Option<String>,
+    },
+    /// The driver took the context away: what is left needs another process.
+    Lost,
+    /// Nothing can be checked.
+    Impossible(String),
+    /// That was the last one.
+    Done,
 }
 
-fn probe(loaded: &Loaded, kernel: &'static str, operands: Operands) -> Result<Check, GpuError> {
-    let failed = || GpuError::of("run a self-test");
-    let function = loaded.module.load_function(kernel).map_err(failed())?;
-    for seed in 0..16 {
-        let warp = made_up(operands, seed);
-        let found = run(&loaded.context.default_stream(), &function, operands, &warp).map_err(failed())?;
-        if let Some(failure) = difference(&emulate(operands, &warp), &found) {
-            return Ok(Check { kernel, failure: Some(failure) });
+/// Runs all checks but the `first` ones, and says how each goes.
+pub fn self_test(loaded: Loaded, first: usize, say: &mut dyn FnMut(Said)) {
+    match run(loaded, first, say) {
+        Ok(()) => say(Said::Done),
+        Err(Stop::Lost) => say(Said::Lost),
+        Err(Stop::Impossible(why)) => say(Said::Impossible(why)),
+    }
+}
+
+/// Why there is no next check.
+enum Stop {
+    Lost,
+    Impossible(String),
+}
+
+impl From<PrepareError> for Stop {
+    fn from(error: PrepareError) -> Self {
+        Self::Impossible(error.to_string())
+    }
+}
+
+fn run(loaded: Loaded, first: usize, say: &mut dyn FnMut(Said)) -> Result<(), Stop> {
+    let probes = probes::all(&loaded);
+    for (kernel, operands) in probes.iter().skip(first) {
+        say(Said::Begins { what: "one instruction".to_owned(), kernels: vec![(*kernel).to_owned()] });
+        match probes::failure(&loaded, kernel, *operands) {
+            Ok(failure) => say(Said::Ends { failure }),
+            Err(error @ GpuError::NoMemory { .. }) => return Err(Stop::Impossible(error.to_string())),
+            Err(error) => {
+                say(Said::Ends { failure: Some(error.to_string()) });
+                return Err(Stop::Lost);
+            }
         }
     }
-    Ok(Check { kernel, failure: None })
-}
-
-#[allow(unsafe_code, reason = "a launch runs foreign code")]
-fn run(
-    stream: &std::sync::Arc<CudaStream>,
-    function: &CudaFunction,
-    operands: Operands,
-    warp: &Warp,
-) -> Result<Vec<f32>, DriverError> {
-    let a = stream.clone_htod(&warp.a.concat())?;
-    let b = stream.clone_htod(&warp.b.concat())?;
-    let c = stream.clone_htod(&warp.c.concat())?;
-    let a_scales = stream.clone_htod(&warp.a_scales)?;
-    let b_scales = stream.clone_htod(&warp.b_scales)?;
-    let mut d = stream.alloc_zeros::<f32>(4 * LANES)?;
-    let mut launch = stream.launch_builder(function);
-    launch.arg(&a).arg(&b).arg(&c);
-    if operands == Operands::Nvfp4 {
-        launch.arg(&a_scales).arg(&b_scales);
+    let all = cases::all(loaded.code.has_fp4);
+    let mut backend = CudaBackend::on(loaded);
+    for case in all.iter().skip(first.saturating_sub(probes.len())) {
+        backend = backend.activations(case.activations);
+        check(&backend, case, say)?;
     }
-    launch.arg(&mut d);
-    let config = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (LANES as u32, 1, 1), shared_mem_bytes: 0 };
-    // SAFETY: the kernel has these arguments, and each lane reads and writes what is its own of them.
-    unsafe { launch.launch(config) }?;
-    stream.clone_dtoh(&d)
+    Ok(())
 }
 
-fn difference(expected: &[[f32; 4]], found: &[f32]) -> Option<String> {
-    let expected = expected.concat();
-    let index = expected.iter().zip(found).position(|(expected, found)| expected != found)?;
-    let (lane, register) = (index / 4, index % 4);
-    Some(format!("lane {lane}, register {register}: {} instead of {}", found[index], expected[index]))
-}
-
-/// Operands whose products and sums need few bits: small whole numbers, scales that are powers of two.
-fn made_up(operands: Operands, seed: u64) -> Warp {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
-    let mut next = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 16) as u32
-    };
-    let bf16 = |number: u32| (f32::from(number as u8 % 17) - 8.0).to_bits() >> 16;
-    let register = |next: &mut dyn FnMut() -> u32| match operands {
-        Operands::Bf16 => bf16(next()) | bf16(next()) << 16,
-        Operands::Nvfp4 => next(),
-    };
-    // 2^-1, 1, 2, 4 in UE4M3.
-    let scales = |next: &mut dyn FnMut() -> u32| u32::from_le_bytes([(); 4].map(|()| 0x30 + 8 * (next() % 4) as u8));
-    Warp {
-        a: (0..LANES).map(|_| [(); 4].map(|()| register(&mut next))).collect(),
-        b: (0..LANES).map(|_| [(); 2].map(|()| register(&mut next))).collect(),
-        c: (0..LANES).map(|_| [(); 4].map(|()| (next() % 100) as f32)).collect(),
-        a_scales: (0..LANES).map(|_| scales(&mut next)).collect(),
-        b_scales: (0..LANES).map(|_| scales(&mut next)).collect(),
+fn check(backend: &CudaBackend, case: &Case, say: &mut dyn FnMut(Said)) -> Result<(), Stop> {
+    let Case { plan, weights, limits, step, tolerance, .. } = case;
+    let mut kernels: Vec<String> = backend.kernels_of(plan, weights, limits)?.into_iter().collect();
+    // What brings numbers to the one that is looked at has a check of its own.
+    kernels.retain(|name| case.is_about(name));
+    say(Said::Begins { what: case.what.clone(), kernels });
+    let mut model = backend.prepare(plan, weights, limits, &mut |_| {})?;
+    let (mut found, mut expected) = (Vec::new(), Vec::new());
+    match model.execute(step, &mut found) {
+        Ok(()) => {}
+        Err(ExecuteError::Device { problem, .. }) => {
+            say(Said::Ends { failure: Some(problem) });
+            return Err(Stop::Lost);
+        }
+        Err(error) => return Err(Stop::Impossible(format!("{}: {error}", case.what))),
     }
+    let rounded = case.rounded.as_ref().unwrap_or(weights);
+    let mut reference = ReferenceBackend.prepare(plan, rounded, limits, &mut |_| {})?;
+    let computed = reference.execute(step, &mut expected);
+    computed.map_err(|error| Stop::Impossible(format!("{}: {error}", case.what)))?;
+    let error = relative_error(&found, &expected);
+    let is_close = error <= *tolerance;
+    let failure = format!("relative error {error:.1e} where {tolerance:.1e} is allowed");
+    say(Said::Ends { failure: (!is_close).then_some(failure) });
+    Ok(())
 }
 
+/// A test on this device, in this process.
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::BTreeSet;
 
-    /// The check can fail: each of these is a device with a fault.
+    use super::*;
+    use crate::image;
+
+    /// Every kernel that models use is looked at by some check; those that only measure are not.
     #[test]
-    fn faults_of_a_device_are_found() {
-        for operands in [Operands::Bf16, Operands::Nvfp4] {
-            let warp = made_up(operands, 3);
-            let expected = emulate(operands, &warp);
-            assert_eq!(difference(&expected, &expected.concat()), None);
-            let mut faulty: Vec<(&str, Warp)> = Vec::new();
-            let mut fault = |name, change: &dyn Fn(&mut Warp)| {
-                let mut other = warp.clone();
-                change(&mut other);
-                faulty.push((name, other));
-            };
-            fault("a's registers swapped", &|warp| warp.a.iter_mut().for_each(|lane| lane.swap(1, 2)));
-            fault("b's registers swapped", &|warp| warp.b.iter_mut().for_each(|lane| lane.swap(0, 1)));
-            fault("lanes of a quad swapped", &|warp| warp.a.swap(4, 5));
-            if operands == Operands::Nvfp4 {
-                let swapped = |value: u32| (value & 0x0f0f_0f0f) << 4 | (value & 0xf0f0_f0f0) >> 4;
-                fault("nibbles swapped", &|warp| {
-                    warp.a.iter_mut().flatten().for_each(|value| *value = swapped(*value))
-                });
-                fault("a's scales by the wrong lanes", &|warp| warp.a_scales.rotate_right(1));
-                fault("b's scales by the wrong lanes", &|warp| warp.b_scales.rotate_right(1));
-                fault("scales of the wrong sixteen", &|warp| {
-                    warp.b_scales.iter_mut().for_each(|scales| *scales = scales.rotate_left(8));
-                });
-            }
-            for (name, warp) in faulty {
-                assert!(difference(&expected, &emulate(operands, &warp).concat()).is_some(), "{operands:?}: {name}");
-            }
+    fn every_kernel_has_a_check() {
+        let looked_at: BTreeSet<String> = cases::all(true)
+            .iter()
+            .flat_map(|case| {
+                let backend = CudaBackend::new().activations(case.activations);
+                let names = backend.kernels_of(&case.plan, &case.weights, &case.limits).unwrap();
+                names.into_iter().filter(|name| case.is_about(name)).collect::<Vec<_>>()
+            })
+            .collect();
+        let compiled: BTreeSet<String> = image::usage().into_iter().map(|usage| usage.kernel).collect();
+        let compiled: BTreeSet<_> =
+            compiled.into_iter().filter(|name| !name.starts_with("mma_probe") && name != "read_bandwidth").collect();
+        if !image::is_there() {
+            assert!(std::env::var_os("KINDLING_REQUIRE_NVCC").is_none(), "built without CUDA: no nvcc was there");
+            return;
         }
+        assert_eq!(looked_at, compiled);
     }
 }

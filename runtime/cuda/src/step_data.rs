@@ -15,6 +15,8 @@ pub(crate) struct StepPlaces {
     pub positions: usize,
     /// `[tokens]`: its sequence in this step.
     pub sequences: usize,
+    /// `[sequences + 1]`: where the rows of each begin, and where those of the last end.
+    pub starts: usize,
     /// `[logits]`: rows whose logits are wanted.
     pub logit_rows: usize,
     /// For each cache group `[sequences, table_len]`: numbers of blocks.
@@ -35,10 +37,21 @@ impl StepPlaces {
         let table = words(limits.max_sequences.checked_mul(table_len)?);
         let [ids, rotary_positions, positions, sequences] =
             [places.take(tokens)?, places.take(tokens)?, places.take(tokens)?, places.take(tokens)?];
+        let starts = places.take(words(limits.max_sequences.checked_add(1)?))?;
         let logit_rows = places.take(words(limits.max_logits_per_step))?;
         let tables = plan.cache_groups.iter().map(|_| places.take(table)).collect::<Option<_>>()?;
         let num_bytes = places.num_bytes();
-        Some(Self { tokens: ids, rotary_positions, positions, sequences, logit_rows, tables, table_len, num_bytes })
+        Some(Self {
+            tokens: ids,
+            rotary_positions,
+            positions,
+            sequences,
+            starts,
+            logit_rows,
+            tables,
+            table_len,
+            num_bytes,
+        })
     }
 
     /// The words of a step, in order of their places; what no list uses stays as it was.
@@ -57,6 +70,8 @@ impl StepPlaces {
         };
         put(self.positions, &mut rows().map(|(_, sequence, offset)| (sequence.context_len + offset) as u32));
         put(self.sequences, &mut rows().map(|(index, ..)| index as u32));
+        let ends = step.sequences.iter().map(|sequence| (sequence.query_start + sequence.query_len) as u32);
+        put(self.starts, &mut std::iter::once(0).chain(ends));
         put(self.logit_rows, &mut step.logit_indices.iter().map(|row| *row as u32));
         for (group, place) in self.tables.iter().enumerate() {
             for (index, sequence) in step.sequences.iter().enumerate() {

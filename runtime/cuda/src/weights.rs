@@ -83,7 +83,8 @@ impl Matrix {
 impl Layout {
     /// Reads nothing but what describes the weights.
     pub(crate) fn new(plan: &Plan, source: &dyn WeightSource) -> Result<Self, PrepareError> {
-        let finder = Finder { matrices: matrices(plan), routers: routers(plan), state: Mutex::default() };
+        let routers = plan.routers().into_iter().map(|id| plan.weights[id.0].name.as_str()).collect();
+        let finder = Finder { matrices: matrices(plan), routers, state: Mutex::default() };
         hold_weights(plan, source, &finder)?;
         let (placed, places) = finder.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(Self { placed, num_bytes: places.num_bytes() })
@@ -113,22 +114,6 @@ fn matrices(plan: &Plan) -> HashSet<&str> {
         _ => Vec::new(),
     });
     ids.map(|id| plan.weights[id.0].name.as_str()).collect()
-}
-
-/// Names of the matrices whose output chooses experts: a rounded activation would choose others.
-fn routers(plan: &Plan) -> HashSet<&str> {
-    let logits = plan.ops.iter().filter_map(|op| match *op {
-        Op::MoeRoute { logits, .. } => Some(logits),
-        _ => None,
-    });
-    let logits: HashSet<_> = logits.collect();
-    let ids = plan.ops.iter().filter_map(|op| match *op {
-        Op::Linear { weight, output, .. } if logits.contains(&output) => Some(weight),
-        _ => None,
-    });
-    let looked_up =
-        |id: &WeightId| plan.ops.iter().any(|op| matches!(op, Op::EmbedTokens { weight, .. } if weight == id));
-    ids.filter(|id| !looked_up(id)).map(|id| plan.weights[id.0].name.as_str()).collect()
 }
 
 /// Finds places.
@@ -224,6 +209,11 @@ impl Weights {
             }
         }
         Ok(Self { layout, region, vectors })
+    }
+
+    /// Where they lie.
+    pub(crate) const fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// A weight that the plan uses as a matrix.

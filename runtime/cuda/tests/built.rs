@@ -57,7 +57,7 @@ fn every_kernel_stays_within_its_budget() {
 }
 
 #[test]
-fn code_for_gb10_multiplies_fp4_in_hardware() {
+fn matrices_are_multiplied_in_hardware() {
     if is_without_kernels("instructions of kernels") {
         return;
     }
@@ -68,10 +68,14 @@ fn code_for_gb10_multiplies_fp4_in_hardware() {
         of_kernel.into_iter().any(|(.., text)| text.contains(instruction))
     };
     for target in ["sm_121a", "sm_120f"] {
-        assert!(holds(target, "mma_probe_nvfp4", "OMMA.SF.16864.F32.E2M1.E2M1.UE4M3.4X"), "{target}");
+        for kernel in ["mma_probe_nvfp4", "linear_fp4_8", "linear_fp4_32"] {
+            assert!(holds(target, kernel, "OMMA.SF.16864.F32.E2M1.E2M1.UE4M3.4X"), "{kernel} for {target}");
+        }
     }
     for target in ["sm_121a", "sm_120f", "sm_90"] {
-        assert!(holds(target, "mma_probe_bf16", "HMMA.16816.F32.BF16"), "{target}");
+        for kernel in ["mma_probe_bf16", "linear_nvfp4_8", "paged_attention_bf16_16", "paged_attention_fp8_32"] {
+            assert!(holds(target, kernel, "HMMA.16816.F32.BF16"), "{kernel} for {target}");
+        }
     }
     assert!(!holds("sm_90", "mma_probe_nvfp4", ""), "H100 has no FP4");
 }

@@ -15,8 +15,9 @@ use kindling_models::OpenModel;
 
 const PROMPT: &str = "The capital of France is Paris. The capital of Italy is";
 const DECODED: usize = 2;
-/// Activations, keys, values and weights are rounded to BF16: measured 1.45e-2 on 2026-11-23 on the stand-in.
-const TOLERANCE: f64 = 3e-2;
+/// Activations, keys, values and weights are rounded to BF16, and in attention queries and the weights of positions: measured
+/// 2.83e-2 on 2026-11-23 on the stand-in, of the second token; of the others 6.1e-3 at most.
+const TOLERANCE: f64 = 5e-2;
 
 /// Prefill, then greedy decoding; the logits of the prompt's last token and of every token after it.
 fn decode(model: &mut dyn PreparedModel, prompt: &[u32], follow: Option<&[u32]>) -> (Vec<u32>, Vec<Vec<f32>>) {

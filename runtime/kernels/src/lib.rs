@@ -12,6 +12,7 @@ pub mod cpu;
 pub mod dequantise;
 pub mod dtype;
 pub mod load;
+pub mod made_up;
 pub mod nvfp4;
 pub mod plan;
 pub mod reference;

@@ -4,6 +4,8 @@
 
 mod op;
 
+use std::collections::HashSet;
+
 pub use op::{Activation, DeltaNetShape, ExpertWeights, Op, RouteRule};
 
 /// Index into [`Plan::buffers`].
@@ -219,5 +221,25 @@ impl Plan {
                 rows * buffer.width * size_of::<f32>()
             })
             .sum()
+    }
+
+    /// The matrices whose output chooses experts, and which nobody looks up rows of: rounding them, or what they are
+    /// multiplied with, chooses other experts.
+    pub fn routers(&self) -> HashSet<WeightId> {
+        let logits = self.ops.iter().filter_map(|op| match *op {
+            Op::MoeRoute { logits, .. } => Some(logits),
+            _ => None,
+        });
+        let logits: HashSet<BufferId> = logits.collect();
+        let mut routers: HashSet<WeightId> = HashSet::new();
+        for op in &self.ops {
+            if let Op::Linear { weight, output, .. } = *op
+                && logits.contains(&output)
+            {
+                routers.insert(weight);
+            }
+        }
+        routers.retain(|id| !self.ops.iter().any(|op| matches!(op, Op::EmbedTokens { weight, .. } if weight == id)));
+        routers
     }
 }

@@ -37,10 +37,12 @@ mod stored;
 
 pub mod perplexity;
 pub mod quantize;
+pub mod remainder;
 
 pub use chat_template::{ChatTemplate, Message, RenderInput, TemplateError, map_texts};
 pub use dialect::Dialect;
 pub use open::{ModelFacts, OpenError, OpenModel, OpenWeights, open, open_weights};
+pub use remainder::Remainder;
 pub use spec::ModelSpec;
 pub use stored::{StoredCheckpoint, StoredDescription, StoredTensor, read_stored};
 pub use tokenizer::{SpecialTokens, TokenStream, Tokenizer, TokenizerError};

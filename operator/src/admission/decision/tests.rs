@@ -1,7 +1,7 @@
 //! One test for each row of the decision.
 
 use k8s_openapi::api::core::v1::Node;
-use kindling_api::{NodeEnvelope, Source};
+use kindling_api::{NodeEnvelope, NodeMemory, Source};
 use kindling_envelope::ledger::{
     Activation as Wanted, Measured, NodeFacts, Policy, Reservation, Situation, State, Terms, Time, Wish,
 };
@@ -90,7 +90,7 @@ fn empty() -> LastRound {
 fn held_by(uid: &str) -> LastRound {
     let object = small();
     let model = validate(&object, &References::default(), &config()).unwrap();
-    let need = need(&model, &facts().model);
+    let need = need(&model, &facts().model, Device::Cpu);
     let terms = Terms {
         bytes: need.footprint.resident(),
         load_transient: need.footprint.load_transient,
@@ -145,7 +145,7 @@ fn decided(object: &LocalModel, last: &LastRound) -> Decision {
 
 #[test]
 fn what_is_deleted_or_unchanged_is_let_in_even_if_it_would_be_denied_now() {
-    let mut object = asked(json!({ "placement": { "device": "Cuda" } }));
+    let mut object = asked(json!({ "source": { "hf": { "repo": "--option" } } }));
     let denied = decide(&object, None, &config(), nothing, None);
     assert!(matches!(denied, Decision::Denied(_)), "{denied:?}");
     let mut relabelled = object.clone();
@@ -169,7 +169,6 @@ fn what_no_cluster_can_make_good_is_denied_in_the_words_of_the_condition() {
         no_source,
         asked(json!({ "source": { "hf": { "repo": "--option" } } })),
         asked(json!({ "source": { "hostPath": { "path": "/etc/shadow" } } })),
-        asked(json!({ "placement": { "device": "Cuda" } })),
     ];
     for object in refused {
         let words = validate(&object, &References::default(), &config()).unwrap_err().to_string();
@@ -246,12 +245,47 @@ fn known_of_another_serving_decides_only_what_it_is_certain_of() {
     let mut steps = facts();
     steps.model.activations =
         Activations::Planned { fixed: Bytes(40 * GIB), per_token: Bytes(0), per_sequence: Bytes(0) };
-    let known = |facts: Facts| move |_: &Asked| KnownFacts::ServedOtherwise(facts);
+    let known = |facts: Facts| move |_: &Asked| KnownFacts::ServedOtherwise(facts.clone());
     let decided = |object: &LocalModel, facts| decide(object, None, &config(), known(facts), Some(&empty()));
     assert_eq!(decided(&small(), steps), Decision::Warned(UNKNOWN.into()));
     assert_eq!(decided(&small(), facts()), Decision::Warned(UNKNOWN.into()));
     let denied = decided(&too_large(), facts());
     assert!(matches!(denied, Decision::Denied(_)), "{denied:?}");
+}
+
+/// Of a node that has this GPU.
+fn with_gpu(gpu: Option<Value>) -> LastRound {
+    let envelope: NodeEnvelope = serde_json::from_value(json!({
+        "apiVersion": "kindling.dev/v1alpha1", "kind": "NodeEnvelope", "metadata": { "name": "spark-1" }, "spec": {},
+        "status": { "gpu": gpu, "memory": NodeMemory::default() },
+    }))
+    .unwrap();
+    round(vec![], vec![], (vec![], vec![envelope]))
+}
+
+#[test]
+fn gpu_that_no_node_has_is_denied_with_each_nodes_reason_once_all_have_looked() {
+    let on_gpu = asked(json!({ "serving": { "contextLength": 8192 }, "placement": { "device": "Cuda" } }));
+    let last = with_gpu(Some(json!({ "usable": false, "reason": "no NVIDIA driver" })));
+    let Decision::Denied(words) = decided(&on_gpu, &last) else { panic!("let in") };
+    assert!(words.ends_with("no node has a GPU that can be used: spark-1: no NVIDIA driver"), "{words}");
+    let Decision::Warned(words) = decided(&on_gpu, &with_gpu(None)) else { panic!("nobody knows") };
+    assert!(words.contains("spark-1: its agent has not looked"), "{words}");
+    assert_eq!(decided(&on_gpu, &with_gpu(Some(json!({ "usable": true })))), Decision::Allowed);
+    assert_eq!(decided(&small(), &last), Decision::Allowed, "the best that works is the processor");
+}
+
+#[test]
+fn model_that_a_gpu_can_not_compute_is_told_only_where_one_is_asked_for() {
+    let known = |asked: &Asked| {
+        let not_runnable = if asked.device == Device::Cuda { "recurrent layers".to_owned() } else { String::new() };
+        KnownFacts::Exact(Facts { not_runnable, ..facts() })
+    };
+    let last = with_gpu(Some(json!({ "usable": true })));
+    assert_eq!(decide(&small(), None, &config(), known, Some(&last)), Decision::Allowed);
+    let on_gpu = asked(json!({ "placement": { "device": "Cuda" } }));
+    let warned = Decision::Warned("this version can't run it: recurrent layers".into());
+    assert_eq!(decide(&on_gpu, None, &config(), known, Some(&last)), warned);
 }
 
 #[test]

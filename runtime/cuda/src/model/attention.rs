@@ -4,13 +4,11 @@ use kindling_kernels::{CacheGroupKind, KvType, Op, Plan};
 
 use super::{CudaModel, StepSize};
 use crate::activations::{most_spans, token_span_bytes};
+use crate::attention_shape::{Heads, attention_shape, is_few, kernel};
 use crate::backend::kept_name;
 use crate::driver::GpuError;
 use crate::launch::{Arg, Shape};
 use crate::weights::Weights;
-
-/// Threads of a block of the attention kernel, in warps.
-const WARPS: usize = 4;
 
 /// What keys and values of 8 bits are divided by, by group and layer: 1 where the checkpoint says nothing, and in wider caches.
 pub(super) fn kv_scales(plan: &Plan, weights: &Weights, kv_type: KvType) -> Vec<Vec<[f32; 2]>> {
@@ -58,7 +56,9 @@ impl CudaModel {
             unreachable!("start should have seen to {}", op.name())
         };
         let spec = &self.plan.cache_groups[group.0];
-        let spans = most_spans(spec, size.context);
+        // Steps of few tokens start the same grids however long contexts have become.
+        let context = if is_few(size.tokens as usize) { self.limits.max_context } else { size.context };
+        let spans = most_spans(spec, context);
         let of_token = token_span_bytes(spec, num_heads, spans).unwrap_or(usize::MAX);
         let at_a_time = (self.places.span_bytes / of_token).max(1) as u32;
         let window = match spec.kind {
@@ -70,18 +70,20 @@ impl CudaModel {
         let parts = self.activations.at(self.places.spans);
         let sinks = sinks.map_or(0, |sinks| self.weights.vector(&self.plan, sinks));
         let places = &self.places.step_places;
-        let name = format!("paged_attention_{}", kept_name(self.limits.kv_type));
+        let heads = Heads { num_heads, num_kv_heads: spec.num_kv_heads, head_dim: spec.head_dim };
         for first in (0..size.tokens).step_by(at_a_time as usize) {
             let tokens = at_a_time.min(size.tokens - first);
             let row = u64::from(first) * u64::from(self.width(query)) * size_of::<f32>() as u64;
             let word = u64::from(first) * size_of::<u32>() as u64;
+            let chosen = attention_shape(heads, (tokens as usize, size.tokens as usize), spans);
+            let positions = Arg::At(self.of_step(places.positions) + word);
             let args = [
                 Arg::At(keys),
                 Arg::At(values),
                 Arg::At(self.at(query) + row),
                 Arg::At(parts),
                 Arg::At(self.of_step(places.sequences) + word),
-                Arg::At(self.of_step(places.positions) + word),
+                positions,
                 Arg::At(self.of_step(places.tables[group.0])),
                 Arg::U32(places.table_len as u32),
                 Arg::U32(self.limits.block_size as u32),
@@ -89,17 +91,24 @@ impl CudaModel {
                 Arg::U32(spec.head_dim as u32),
                 Arg::U32(num_heads as u32),
                 Arg::U32(window),
+                Arg::U32(tokens),
+                Arg::U32(chosen.tokens_each as u32),
+                Arg::U32(spans as u32),
                 Arg::F32(scale),
                 Arg::F32(key_scale),
                 Arg::F32(value_scale),
             ];
-            let shape = Shape {
-                shared_bytes: (WARPS * spec.head_dim * size_of::<f32>()) as u32,
-                ..Shape::four_warps((spec.num_kv_heads as u32, tokens, spans as u32))
-            };
-            self.kernels.launch(&name, shape, &args)?;
-            let output = Arg::At(self.at(output) + row);
-            let args = [Arg::At(parts), Arg::At(sinks), output, Arg::U32(spec.head_dim as u32), Arg::U32(spans as u32)];
+            let name = kernel(kept_name(self.limits.kv_type), chosen.tile);
+            self.kernels.launch(&name, chosen.shape, &args)?;
+            let args = [
+                Arg::At(parts),
+                Arg::At(sinks),
+                Arg::At(self.at(output) + row),
+                positions,
+                Arg::U32(window),
+                Arg::U32(spec.head_dim as u32),
+                Arg::U32(spans as u32),
+            ];
             self.kernels.launch("paged_attention_finish", Shape::warps((num_heads as u32, tokens)), &args)?;
         }
         Ok(())

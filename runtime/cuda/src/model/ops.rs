@@ -4,11 +4,12 @@ use kindling_kernels::rotary_frequencies::rotary_attention_factor;
 use kindling_kernels::{Activation, Limits, Op, Plan, RotaryStyle, RouteRule, WeightId};
 
 use super::{CudaModel, StepSize};
+use crate::attention_shape;
 use crate::backend::kept_name;
 use crate::driver::GpuError;
-use crate::launch::{self, Arg, Shape};
+use crate::launch::{self, Activations, Arg, Shape};
 use crate::memory::Address;
-use crate::weights::{Form, Weights};
+use crate::weights::{Form, Layout};
 
 /// How `elementwise.cuh` calls activations, with their two figures.
 pub(super) const fn activation_args(activation: Activation) -> [Arg; 3] {
@@ -22,17 +23,28 @@ pub(super) const fn activation_args(activation: Activation) -> [Arg; 3] {
 }
 
 /// The names of all kernels that an op may start.
-pub(super) fn kernels(op: &Op, plan: &Plan, weights: &Weights, limits: &Limits) -> Vec<String> {
-    let matrix = |id: WeightId| weights.matrix(plan, id).0;
+pub(crate) fn kernels(
+    op: &Op,
+    plan: &Plan,
+    (weights, activations): (&Layout, Activations),
+    limits: &Limits,
+) -> Vec<String> {
+    let matrix = |id: WeightId| weights.matrix(plan, id);
     let linear = |id: WeightId, has_picks| {
-        [1, u32::MAX].map(|rows| launch::linear(matrix(id).form, 1, rows, has_picks).0).to_vec()
+        let form = matrix(id).form;
+        let quantise = activations.is_fp4_for(form).then(|| "quantise_fp4".to_owned());
+        let linear = [1, u32::MAX].map(|rows| launch::linear((form, activations), 1, rows, has_picks).0);
+        linear.into_iter().chain(quantise).collect::<Vec<_>>()
     };
     match *op {
         Op::EmbedTokens { weight, .. } => vec![launch::embed_tokens(matrix(weight).form)],
         Op::Linear { weight, .. } => linear(weight, false),
         Op::KvCacheAppend { .. } => vec![format!("kv_cache_append_{}", kept_name(limits.kv_type))],
-        Op::PagedAttention { .. } => {
-            vec![format!("paged_attention_{}", kept_name(limits.kv_type)), "paged_attention_finish".to_owned()]
+        Op::PagedAttention { group, .. } => {
+            let head_dim = plan.cache_groups[group.0].head_dim;
+            let mut names = attention_shape::kernels(kept_name(limits.kv_type), head_dim);
+            names.push("paged_attention_finish".to_owned());
+            names
         }
         Op::MoeExperts { experts, .. } => {
             let mut names = ["moe_pick", "moe_sum", "gated_activation"].map(str::to_owned).to_vec();
@@ -170,7 +182,16 @@ impl CudaModel {
         let (matrix, addresses) = self.weights.matrix(&self.plan, weight);
         let bias = bias.map_or(0, |bias| self.weights.vector(&self.plan, bias));
         let features = matrix.features as u32;
-        let (name, shape) = launch::linear(matrix.form, features, rows.rows, rows.picks != 0);
+        let (name, shape) = launch::linear((matrix.form, self.precision), features, rows.rows, rows.picks != 0);
+        if self.precision.is_fp4_for(matrix.form) {
+            let row_len = matrix.row_len as u32;
+            let [codes, scales, factors] = self.quantise_fp4(rows, row_len)?;
+            let weights = [addresses.codes, addresses.scales, addresses.row_scales, bias].map(Arg::At);
+            let mut args = weights.to_vec();
+            args.extend([codes, scales, factors, Arg::At(rows.output), Arg::U32(features), Arg::U32(row_len)]);
+            args.extend([Arg::U32(rows.rows), Arg::At(rows.picks), Arg::U32(rows.rows_per_input)]);
+            return self.kernels.launch(&name, shape, &args);
+        }
         let is_tiled = matches!(matrix.form, Form::Tiles(_));
         let mut args = vec![Arg::At(addresses.codes)];
         args.extend(is_tiled.then_some(Arg::At(addresses.scales)));
@@ -181,5 +202,18 @@ impl CudaModel {
         args.extend(is_tiled.then_some(Arg::U32(rows.rows)));
         args.extend([Arg::At(rows.picks), Arg::U32(rows.rows_per_input)]);
         self.kernels.launch(&name, shape, &args)
+    }
+    /// The rows of a layer's input in NVFP4: where codes, scales and factors are then.
+    fn quantise_fp4(&self, rows: &LinearRows, row_len: u32) -> Result<[Arg; 3], GpuError> {
+        let places = &self.places.fp4;
+        let [codes, scales, factors] =
+            [places.codes, places.scales, places.factors].map(|place| Arg::At(self.activations.at(place)));
+        let shape = Shape::four_warps((rows.rows.div_ceil(rows.rows_per_input), 1, 1));
+        self.kernels.launch(
+            "quantise_fp4",
+            shape,
+            &[Arg::At(rows.input), codes, scales, factors, Arg::U32(row_len)],
+        )?;
+        Ok([codes, scales, factors])
     }
 }

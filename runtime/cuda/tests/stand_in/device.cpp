@@ -161,6 +161,28 @@ template <auto Kernel, class... Types> void call_with(void (*)(Types...), void *
     unpack<Types...>(Kernel, arguments, std::index_sequence_for<Types...>{});
 }
 
+// Copies of a kernel's arguments, for graphs.
+template <class... Types, size_t... Index>
+void **keep(void (*)(Types...), void **arguments, std::index_sequence<Index...>) {
+    return new void *[sizeof...(Types)]{new std::remove_reference_t<Types>(*reinterpret_cast<std::remove_reference_t<Types> *>(arguments[Index]))...};
+}
+
+template <class... Types> void **keep_all(void (*kernel)(Types...), void **arguments) {
+    return keep(kernel, arguments, std::index_sequence_for<Types...>{});
+}
+
+template <class... Types, size_t... Index>
+void drop(void (*)(Types...), void **arguments, std::index_sequence<Index...>) {
+    (delete reinterpret_cast<std::remove_reference_t<Types> *>(arguments[Index]), ...);
+    delete[] arguments;
+}
+
+template <class... Types> void drop_all(void (*kernel)(Types...), void **arguments) {
+    drop(kernel, arguments, std::index_sequence_for<Types...>{});
+}
+
+template <auto Kernel> void **keep_arguments(void **arguments) { return keep_all(Kernel, arguments); }
+template <auto Kernel> void drop_arguments(void **arguments) { drop_all(Kernel, arguments); }
 template <auto Kernel> void call_kernel(void **arguments) { call_with<Kernel>(Kernel, arguments); }
 
 float e2m1(uint32_t code) {
@@ -262,9 +284,11 @@ namespace {
 struct Kernel {
     const char *name;
     void (*call)(void **);
+    void **(*keep)(void **);
+    void (*drop)(void **);
 };
 const Kernel KERNELS[] = {
-#define NAMED(name) {#name, call_kernel<name>}
+#define NAMED(name) {#name, call_kernel<name>, keep_arguments<name>, drop_arguments<name>}
 #include "kernel_names.inc"
 #undef NAMED
 };
@@ -277,6 +301,14 @@ extern "C" const void *stand_in_kernel(const char *name) {
         if (std::string(kernel.name) == name) return &kernel;
     }
     return nullptr;
+}
+
+extern "C" void **stand_in_keep_arguments(const void *kernel, void **arguments) {
+    return static_cast<const stand_in::Kernel *>(kernel)->keep(arguments);
+}
+
+extern "C" void stand_in_drop_arguments(const void *kernel, void **arguments) {
+    static_cast<const stand_in::Kernel *>(kernel)->drop(arguments);
 }
 
 // A thread that has too much stays in its warp: sizes of blocks are multiples of 32 here.

@@ -79,4 +79,5 @@ template <class T> T __shfl_xor_sync(unsigned mask, T value, unsigned lanes) {
 template <class T> T __shfl_sync(unsigned mask, T value, unsigned lane) { return stand_in::lane_value(value, lane, mask); }
 inline float __uint_as_float(uint32_t bits) { float value; std::memcpy(&value, &bits, 4); return value; }
 inline uint32_t __float_as_uint(float value) { uint32_t bits; std::memcpy(&bits, &value, 4); return bits; }
+inline float __fmul_rn(float a, float b) { return a * b; }
 template <class T> T __ldg(const T *at) { return *at; }

@@ -14,7 +14,7 @@
 #include <time.h>
 
 typedef int Result;
-enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_IMAGE = 200, NOT_FOUND = 500 };
+enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_IMAGE = 200, NOT_FOUND = 500, CAPTURE_UNSUPPORTED = 900 };
 
 static long number(const char *name, long otherwise) {
     const char *value = getenv(name);
@@ -39,6 +39,19 @@ static Result told(const char *function) {
         Result code = told(function);                                                                                       \
         if (code != SUCCESS) return code;                                                                                   \
     } while (0)
+
+// What a thread launches while it captures a stream is kept for the graph; nothing else may be asked by it meanwhile.
+struct Node {
+    const void *kernel;
+    unsigned grid[3], block[3], shared;
+    void **arguments;
+    struct Node *next;
+};
+struct Graph {
+    struct Node *first, **end;
+};
+static __thread struct Graph *captured;
+#define NOT_WHILE_CAPTURED() do { if (captured) return CAPTURE_UNSUPPORTED; } while (0)
 
 static int context;
 static pthread_mutex_t device = PTHREAD_MUTEX_INITIALIZER;
@@ -72,8 +85,10 @@ Result cuDevicePrimaryCtxRetain(void **made, int device) { (void)device; ANSWER(
 Result cuDevicePrimaryCtxRelease_v2(int device) { (void)device; return SUCCESS; }
 Result cuCtxSetCurrent(void *current) { (void)current; return SUCCESS; }
 Result cuCtxGetCurrent(void **current) { *current = &context; return SUCCESS; }
-Result cuCtxSynchronize(void) { return SUCCESS; }
-Result cuStreamSynchronize(void *stream) { (void)stream; ANSWER("cuStreamSynchronize"); return SUCCESS; }
+Result cuCtxSynchronize(void) { NOT_WHILE_CAPTURED(); return SUCCESS; }
+Result cuStreamSynchronize(void *stream) { (void)stream; ANSWER("cuStreamSynchronize"); NOT_WHILE_CAPTURED(); return SUCCESS; }
+Result cuStreamCreate(void **stream, unsigned flags) { (void)flags; ANSWER("cuStreamCreate"); *stream = &context; return SUCCESS; }
+Result cuStreamDestroy_v2(void *stream) { (void)stream; return SUCCESS; }
 Result cuMemGetInfo_v2(size_t *available, size_t *total) { *available = 100ul << 30; *total = 119ul << 30; return SUCCESS; }
 
 // Only what is a fatbin is taken: its first four bytes say so.
@@ -88,6 +103,9 @@ Result cuModuleUnload(void *module) { (void)module; return SUCCESS; }
 // Given by `device.cpp`.
 __attribute__((weak)) const void *stand_in_kernel(const char *name);
 __attribute__((weak)) void stand_in_launch(const void *kernel, const unsigned *grid, const unsigned *block, unsigned shared, void **arguments);
+
+__attribute__((weak)) void **stand_in_keep_arguments(const void *kernel, void **arguments);
+__attribute__((weak)) void stand_in_drop_arguments(const void *kernel, void **arguments);
 
 Result cuModuleGetFunction(void **function, void *module, const char *name) {
     (void)module;
@@ -106,11 +124,61 @@ Result cuLaunchKernel(void *function, unsigned a, unsigned b, unsigned c, unsign
     if (shared > 101376 || a == 0 || b == 0 || c == 0 || b > 65535 || c > 65535) {
         return INVALID_VALUE;
     }
+    const unsigned grid[3] = {a, b, c}, block[3] = {d, e, f};
+    if (captured) {
+        struct Node *node = malloc(sizeof *node);
+        *node = (struct Node){function, {a, b, c}, {d, e, f}, shared, stand_in_keep_arguments ? stand_in_keep_arguments(function, arguments) : NULL, NULL};
+        *captured->end = node;
+        captured->end = &node->next;
+        return SUCCESS;
+    }
     if (stand_in_launch) {
-        const unsigned grid[3] = {a, b, c}, block[3] = {d, e, f};
         pthread_mutex_lock(&device);
         stand_in_launch(function, grid, block, shared, arguments);
         pthread_mutex_unlock(&device);
+    }
+    return SUCCESS;
+}
+
+Result cuStreamBeginCapture_v2(void *stream, int mode) {
+    (void)mode;
+    ANSWER("cuStreamBeginCapture_v2");
+    // The stream without a number can't be captured.
+    if (captured || stream == NULL) {
+        return CAPTURE_UNSUPPORTED;
+    }
+    captured = calloc(1, sizeof *captured);
+    captured->end = &captured->first;
+    return SUCCESS;
+}
+Result cuStreamEndCapture(void *stream, void **graph) {
+    (void)stream;
+    *graph = captured;
+    captured = NULL;
+    ANSWER("cuStreamEndCapture");
+    return *graph ? SUCCESS : INVALID_VALUE;
+}
+// One thing is both: what can be run is the graph itself.
+Result cuGraphInstantiateWithFlags(void **exec, void *graph, unsigned long long flags) { (void)flags; ANSWER("cuGraphInstantiateWithFlags"); *exec = graph; return SUCCESS; }
+Result cuGraphExecDestroy(void *exec) { (void)exec; return SUCCESS; }
+Result cuGraphDestroy(void *graph) {
+    struct Node *node = ((struct Graph *)graph)->first;
+    while (node) {
+        struct Node *next = node->next;
+        if (stand_in_drop_arguments) stand_in_drop_arguments(node->kernel, node->arguments);
+        free(node);
+        node = next;
+    }
+    free(graph);
+    return SUCCESS;
+}
+Result cuGraphLaunch(void *exec, void *stream) {
+    ANSWER("cuGraphLaunch");
+    NOT_WHILE_CAPTURED();
+    for (const struct Node *node = ((struct Graph *)exec)->first; node; node = node->next) {
+        Result result = cuLaunchKernel((void *)node->kernel, node->grid[0], node->grid[1], node->grid[2], node->block[0], node->block[1],
+                                       node->block[2], node->shared, stream, node->arguments, NULL);
+        if (result != SUCCESS) return result;
     }
     return SUCCESS;
 }
@@ -121,6 +189,7 @@ static size_t allocated;
 
 Result cuMemAlloc_v2(unsigned long long *pointer, size_t bytes) {
     ANSWER("cuMemAlloc_v2");
+    NOT_WHILE_CAPTURED();
     if (bytes == 0) {
         return INVALID_VALUE;
     }
@@ -153,12 +222,13 @@ Result cuMemFree_v2(unsigned long long pointer) {
     free(start);
     return SUCCESS;
 }
-Result cuMemcpyHtoD_v2(unsigned long long to, const void *from, size_t bytes) { memcpy((void *)(size_t)to, from, bytes); return SUCCESS; }
+Result cuMemcpyHtoD_v2(unsigned long long to, const void *from, size_t bytes) { NOT_WHILE_CAPTURED(); memcpy((void *)(size_t)to, from, bytes); return SUCCESS; }
 Result cuMemcpyHtoDAsync_v2(unsigned long long to, const void *from, size_t bytes, void *stream) { (void)stream; return cuMemcpyHtoD_v2(to, from, bytes); }
-Result cuMemcpyDtoH_v2(void *to, unsigned long long from, size_t bytes) { memcpy(to, (void *)(size_t)from, bytes); return SUCCESS; }
+Result cuMemcpyDtoH_v2(void *to, unsigned long long from, size_t bytes) { NOT_WHILE_CAPTURED(); memcpy(to, (void *)(size_t)from, bytes); return SUCCESS; }
 Result cuMemcpyDtoHAsync_v2(void *to, unsigned long long from, size_t bytes, void *stream) { (void)stream; return cuMemcpyDtoH_v2(to, from, bytes); }
-Result cuMemsetD8_v2(unsigned long long to, unsigned char value, size_t bytes) { memset((void *)(size_t)to, value, bytes); return SUCCESS; }
+Result cuMemsetD8_v2(unsigned long long to, unsigned char value, size_t bytes) { NOT_WHILE_CAPTURED(); memset((void *)(size_t)to, value, bytes); return SUCCESS; }
 Result cuMemsetD8Async(unsigned long long to, unsigned char value, size_t bytes, void *stream) { (void)stream; return cuMemsetD8_v2(to, value, bytes); }
+Result cuMemcpyDtoDAsync_v2(unsigned long long to, unsigned long long from, size_t bytes, void *stream) { (void)stream; NOT_WHILE_CAPTURED(); memcpy((void *)(size_t)to, (const void *)(size_t)from, bytes); return SUCCESS; }
 // An event is the time at which it was recorded; all is done by then.
 Result cuEventCreate(void **event, unsigned flags) {
     (void)flags;
