@@ -56,11 +56,8 @@ fn test_kernels(toolchain: &Toolchain) -> anyhow::Result<()> {
         find_sets(toolchain, machine, sets)?;
     }
     let few = MACHINES[0].0;
-    run_reading(&mut toolchain.cargo(&["test", "-p", "kindling-kernels", "--test", "whole_model"], few)?, &mut |_| {})?;
-    run_reading(
-        &mut toolchain.cargo(&["test", "-p", "kindling-kernels", "--no-fail-fast", "--test", "*"], FULL)?,
-        &mut |_| {},
-    )
+    run(&mut toolchain.cargo(&["test", "-p", "kindling-kernels", "--test", "whole_model"], few)?)?;
+    run(&mut toolchain.cargo(&["test", "-p", "kindling-kernels", "--no-fail-fast", "--test", "*"], FULL)?)
 }
 
 fn find_sets(toolchain: &Toolchain, machine: &str, sets: &str) -> anyhow::Result<()> {
@@ -70,6 +67,7 @@ fn find_sets(toolchain: &Toolchain, machine: &str, sets: &str) -> anyhow::Result
     tests.env_remove("RUST_BACKTRACE");
     run_reading(&mut tests, &mut |line| {
         found = line.strip_prefix("instruction sets: ").map(str::to_owned).or(found.take());
+        true
     })?;
     let found = found.context("the kernels' tests did not tell their instruction sets")?;
     ensure!(found == sets, "on {machine} the kernels found the instruction sets {found:?} instead of {sets:?}");

@@ -50,18 +50,19 @@ pub fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints and runs a command, passes its standard output on, and gives every line of it to `each`.
+/// Prints and runs a command, and passes on those lines of its standard output that `shows` holds for.
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_reading(command: &mut Command, each: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
+pub fn run_reading(command: &mut Command, shows: &mut dyn FnMut(&str) -> bool) -> anyhow::Result<()> {
     println!("+ {}", line(command));
     let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("start {}", line(command)))?;
     let stdout = child.stdout.take().context("standard output should be piped")?;
     for text in BufReader::new(stdout).lines() {
         let text = text.context("read the command's output")?;
-        println!("{text}");
-        each(&text);
+        if shows(&text) {
+            println!("{text}");
+        }
     }
     let status = child.wait()?;
     if !status.success() {

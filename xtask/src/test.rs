@@ -1,19 +1,19 @@
 //! `cargo xtask test`: everything that needs no root and changes nothing outside the repository and the user's cache.
 //! `--system` adds what installs packages and makes a Kubernetes node. What is skipped is said aloud, with the reason.
 
+mod report;
+
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::Instant;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
 use crate::server::Server;
 use crate::shell::{cargo, command, run, run_reading};
 use crate::{binary, cluster, cuda, sample};
-
-/// What a test prints when it cannot run here.
-const SKIP_MARK: &str = "SKIPPED:";
+use report::Report;
 
 /// Arguments of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -21,15 +21,6 @@ pub struct Args {
     /// Also what needs root and a machine that may be changed: installs packages, makes a Kubernetes node.
     #[arg(long)]
     system: bool,
-}
-
-/// What happened so far.
-#[derive(Default)]
-struct Report {
-    num_passed: usize,
-    num_failed: usize,
-    skips: Vec<String>,
-    failures: Vec<String>,
 }
 
 /// Runs `cargo xtask test`.
@@ -134,7 +125,10 @@ fn conformance(report: &mut Report) -> anyhow::Result<()> {
     server.wait_ready(&|| false)?;
     let url = format!("http://{LISTEN}");
     let script = ["gateway/tests/conformance/run.py", "--base-url", &url, "--model", "smollm2"];
-    let checked = run_reading(&mut command("python3", &script), &mut |line| report.count_plain(line));
+    let checked = run_reading(&mut command("python3", &script), &mut |line| {
+        report.count_plain(line);
+        true
+    });
     checked.and(server.stop())
 }
 
@@ -159,10 +153,7 @@ impl Aside {
     fn finish(mut self, report: &mut Report) -> anyhow::Result<()> {
         let status = self.child.wait()?;
         let said = std::fs::read_to_string(&self.output)?;
-        for line in said.lines() {
-            println!("{line}");
-            report.count_cargo(line);
-        }
+        report.read_cargo(said.lines());
         std::fs::remove_file(&self.output)?;
         ensure!(status.success(), "it ended with {status}");
         Ok(())
@@ -173,92 +164,4 @@ impl Aside {
 /// from has been replaced when the tests were built.
 fn this(args: &[&str]) -> Command {
     command("/proc/self/exe", args)
-}
-
-impl Report {
-    fn step(&mut self, name: &str, step: impl FnOnce(&mut Self) -> anyhow::Result<()>) -> bool {
-        println!("\n== {name}");
-        let started = Instant::now();
-        let result = step(self);
-        println!("== {name}: {:.0} s", started.elapsed().as_secs_f64());
-        if let Err(error) = &result {
-            println!("== {name} FAILED: {error:#}");
-            self.failures.push(format!("{name}: {error:#}"));
-        }
-        result.is_ok()
-    }
-
-    fn skip(&mut self, reason: &str) {
-        println!("{SKIP_MARK} {reason}");
-        self.skips.push(reason.to_owned());
-    }
-
-    fn cargo_test(&mut self, tests: &mut Command) -> anyhow::Result<()> {
-        run_reading(tests, &mut |line| self.count_cargo(line))
-    }
-
-    fn count_plain(&mut self, line: &str) {
-        if let Some((passed, failed)) = plain_counts(line) {
-            self.num_passed += passed;
-            self.num_failed += failed;
-        }
-        self.note_skip(line);
-    }
-
-    fn count_cargo(&mut self, line: &str) {
-        if let Some((passed, failed)) = line.strip_prefix("test result: ").and_then(cargo_counts) {
-            self.num_passed += passed;
-            self.num_failed += failed;
-        }
-        self.note_skip(line);
-    }
-
-    fn note_skip(&mut self, line: &str) {
-        if let Some((_, reason)) = line.split_once(SKIP_MARK) {
-            self.skips.push(reason.trim().to_owned());
-        }
-    }
-
-    fn finish(mut self, started: Instant) -> anyhow::Result<()> {
-        self.skips.sort();
-        self.skips.dedup();
-        println!("\n== {:.0} s in all", started.elapsed().as_secs_f64());
-        for reason in &self.skips {
-            println!("{SKIP_MARK} {reason}");
-        }
-        for failure in &self.failures {
-            println!("FAILED: {failure}");
-        }
-        println!("{} passed, {} failed, {} skipped", self.num_passed, self.num_failed, self.skips.len());
-        if self.failures.is_empty() && self.num_failed == 0 { Ok(()) } else { bail!("the tests did not pass") }
-    }
-}
-
-/// `ok. 12 passed; 0 failed; ...` as cargo's test runner closes.
-fn cargo_counts(line: &str) -> Option<(usize, usize)> {
-    let number_before = |word: &str| {
-        line.split(';')
-            .find_map(|part| part.trim().strip_suffix(word)?.split(' ').rfind(|w| !w.is_empty())?.parse().ok())
-    };
-    Some((number_before("passed")?, number_before("failed")?))
-}
-
-/// `12 passed, 0 failed` alone on a line.
-fn plain_counts(line: &str) -> Option<(usize, usize)> {
-    let (passed, rest) = line.split_once(" passed, ")?;
-    let (failed, _) = rest.split_once(" failed")?;
-    Some((passed.trim().parse().ok()?, failed.trim().parse().ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counts_are_read_from_cargo_and_from_plain_lines() {
-        assert_eq!(cargo_counts("ok. 12 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out"), Some((12, 0)));
-        assert_eq!(cargo_counts("FAILED. 3 passed; 2 failed; 0 ignored"), Some((3, 2)));
-        assert_eq!(plain_counts("31 passed, 0 failed"), Some((31, 0)));
-        assert_eq!(plain_counts("nothing of the kind"), None);
-    }
 }
