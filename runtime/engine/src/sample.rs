@@ -173,6 +173,9 @@ struct Shortlist {
 fn shortlist(scores: &[f32], params: &SamplingParams, greatest: f32) -> Option<Shortlist> {
     let temperature = f64::from(params.temperature);
     let min_p = f64::from(params.min_p);
+    if params.top_k.is_none() && params.top_p >= 1.0 && min_p <= 0.0 {
+        return None;
+    }
     // The score of a token that has this weight, or a little less: what follows looks again.
     let score_of = |weight: f64| (f64::from(greatest) + temperature * weight.ln() - 1e-3 * temperature) as f32;
     let maxima = maxima(scores);
@@ -185,15 +188,12 @@ fn shortlist(scores: &[f32], params: &SamplingParams, greatest: f32) -> Option<S
         floor
     });
     let min_p_floor = (min_p > 0.0).then(|| score_of(min_p));
-    let is_limited = params.top_k.is_some() || params.top_p < 1.0 || min_p > 0.0;
     let floor = [top_k, nucleus, min_p_floor].into_iter().flatten().fold(f32::MIN, f32::max);
-    is_limited.then(|| {
-        let weighted = from_floor(scores, &maxima, floor).map(|(token, score)| {
-            let weight = (f64::from(score - greatest) / temperature).exp();
-            Weighted { token, score, weight }
-        });
-        Shortlist { kept: weighted.filter(|item| item.weight > 0.0 && item.weight >= min_p).collect(), total }
-    })
+    let weighted = from_floor(scores, &maxima, floor).map(|(token, score)| {
+        let weight = (f64::from(score - greatest) / temperature).exp();
+        Weighted { token, score, weight }
+    });
+    Some(Shortlist { kept: weighted.filter(|item| item.weight > 0.0 && item.weight >= min_p).collect(), total })
 }
 
 fn by_likelihood(left: &Weighted, right: &Weighted) -> std::cmp::Ordering {
