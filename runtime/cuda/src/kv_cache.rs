@@ -8,6 +8,9 @@ use crate::driver::GpuError;
 
 use crate::memory::{Address, Places, Region};
 
+/// What attention loads of the cache at a time.
+const LOAD_BYTES: usize = 16;
+
 /// Where a group lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KvPlaces {
@@ -18,8 +21,8 @@ pub(crate) struct KvPlaces {
 }
 
 impl KvPlaces {
-    /// Of all groups, and what they take: not a byte more than is kept. Blocks are a multiple of what kernels load at a time, so
-    /// nothing lies between them; states come last. `None` if it can't be counted.
+    /// Of all groups, and what they take. Blocks of 16 tokens are a multiple of what kernels load at a time, so nothing lies
+    /// between them; states come last. `None` if it can't be counted.
     pub(crate) fn all(groups: &[CacheGroupSpec], limits: &Limits) -> Option<(Vec<Self>, usize)> {
         let is_recurrent = |group: &CacheGroupSpec| matches!(group.kind, CacheGroupKind::Recurrent { .. });
         let mut places = Places::default();
@@ -37,7 +40,7 @@ impl KvPlaces {
     fn new(group: &CacheGroupSpec, (limits, num_blocks): (&Limits, usize), places: &mut Places) -> Option<Self> {
         if let CacheGroupKind::Recurrent { state_len } = group.kind {
             let slot_bytes = group.num_layers.checked_mul(state_len)?.checked_mul(size_of::<f32>())?;
-            let place = places.take_close(slot_bytes.checked_mul(num_blocks))?;
+            let place = places.take_close(slot_bytes.checked_mul(num_blocks), size_of::<f32>())?;
             return Some(Self { layers: vec![[place; 2]; group.num_layers], slot_bytes });
         }
         let element_bytes = match limits.kv_type {
@@ -46,8 +49,8 @@ impl KvPlaces {
         };
         let sizes = [num_blocks, limits.block_size, group.num_kv_heads, group.head_dim];
         let num_bytes = sizes.iter().try_fold(element_bytes, |product: usize, size| product.checked_mul(*size));
-        let layers =
-            (0..group.num_layers).map(|_| Some([places.take_close(num_bytes)?, places.take_close(num_bytes)?]));
+        let mut take = || places.take_close(num_bytes, LOAD_BYTES);
+        let layers = (0..group.num_layers).map(|_| Some([take()?, take()?]));
         Some(Self { layers: layers.collect::<Option<_>>()?, slot_bytes: 0 })
     }
 }

@@ -142,9 +142,9 @@ impl Places {
         Some(start)
     }
 
-    /// The same, right behind the one before.
-    pub(crate) fn take_close(&mut self, num_bytes: Option<usize>) -> Option<usize> {
-        let start = self.num_bytes;
+    /// The same, but as near to the one before as this alignment allows.
+    pub(crate) fn take_close(&mut self, num_bytes: Option<usize>, alignment: usize) -> Option<usize> {
+        let start = self.num_bytes.checked_next_multiple_of(alignment)?;
         self.num_bytes = start.checked_add(num_bytes?)?;
         Some(start)
     }
