@@ -16,6 +16,7 @@ use kindling_kernels::{Backend, ExecuteError, Limits};
 fn decode(backend: &dyn Backend, lengths: &[usize], steps: usize) -> Result<Vec<f32>, ExecuteError> {
     let (plan, weights) = TINY.build();
     let limits = Limits { max_tokens_per_step: 700, max_logits_per_step: 700, max_context: 700, ..common::limits() };
+    let limits = Limits { max_sequences: limits.max_sequences.max(lengths.len()), ..limits };
     let limits = Limits { num_blocks: vec![50 * lengths.len()], ..limits };
     let mut model = prepare(backend, &plan, &weights, &limits);
     let mut rng = Rng(5);
@@ -55,11 +56,13 @@ fn graphs_change_no_bits() {
     compare(&[3, 12], 4);
 }
 
-/// Over a span's end, and over the lengths for which there is one graph.
+/// Over a span's end; and with many sequences over the length at which another graph is taken.
 #[test]
 fn graphs_change_no_bits_when_contexts_grow() {
     compare(&[253, 1, 40], 7);
-    compare(&[509, 5], 6);
+    let mut many = [2; 35];
+    many[20] = 253;
+    compare(&many, 6);
 }
 
 /// Runs the first of them in a process with such a driver.

@@ -1,18 +1,20 @@
 //! Decoding steps as graphs: the driver gets all kernels of a step at once, instead of one after another.
 //!
-//! A graph is for an exact number of rows; what changes from step to step is data on the device. Grids of attention grow with
-//! the context, so contexts are rounded up: blocks beyond a sequence's end have nothing to do and change no bits.
+//! A graph is for an exact number of rows; what changes from step to step is data on the device. Grids of attention with many
+//! rows grow with the context, so those contexts are rounded up: blocks beyond a sequence's end have nothing to do and change
+//! no bits.
 
 use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use kindling_kernels::Step;
 
 use super::{CudaModel, StepSize};
+use crate::attention_shape::is_few;
 use crate::driver::GpuError;
 
 /// The least recently used is given back beyond so many.
 const MOST: usize = 24;
-/// Contexts up to this have the same graph, then up to twice of it, and so on.
+/// Contexts of many rows up to this have the same graph, then up to twice of it, and so on.
 const LEAST_CONTEXT: usize = 256;
 
 /// A graph of the driver.
@@ -33,7 +35,10 @@ pub(crate) struct Graphs {
 /// The size that a decoding step is rounded up to; nothing for steps that have no graph.
 fn rounded(step: &Step, size: StepSize, max_context: usize) -> Option<StepSize> {
     let is_decoding = size.logits == size.tokens && step.sequences.iter().all(|sequence| sequence.query_len == 1);
-    let context = size.context.max(LEAST_CONTEXT).next_power_of_two().min(max_context);
+    let context = match is_few(size.tokens as usize) {
+        true => max_context,
+        false => size.context.max(LEAST_CONTEXT).next_power_of_two().min(max_context),
+    };
     is_decoding.then_some(StepSize { context, ..size })
 }
 
@@ -101,10 +106,14 @@ mod tests {
             let size = StepSize { tokens, sequences: queries.len() as u32, logits, context };
             rounded(&step(queries), size, 3000).map(|size| size.context)
         };
-        assert_eq!(context(&[1, 1], 2, 1), Some(256));
-        assert_eq!(context(&[1, 1], 2, 256), Some(256));
-        assert_eq!(context(&[1], 1, 257), Some(512));
-        assert_eq!(context(&[1], 1, 2900), Some(3000));
+        for context_len in [1, 256, 2900] {
+            assert_eq!(context(&[1, 1], 2, context_len), Some(3000), "few rows have the same grids for all contexts");
+        }
+        let many = [1; 33];
+        assert_eq!(context(&many, 33, 1), Some(256));
+        assert_eq!(context(&many, 33, 256), Some(256));
+        assert_eq!(context(&many, 33, 257), Some(512));
+        assert_eq!(context(&many, 33, 2900), Some(3000));
         assert_eq!(context(&[1, 2], 2, 10), None, "a prompt");
         assert_eq!(context(&[1, 1], 1, 10), None, "logits of one alone");
     }
