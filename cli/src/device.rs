@@ -1,6 +1,7 @@
 //! What computes a model on this machine: the rule of the envelope, asked with this machine's GPU.
 
 use std::cell::OnceCell;
+use std::collections::BTreeSet;
 
 use anyhow::Context;
 use kindling_cuda::{Check, CudaBackend, SelfTests};
@@ -88,13 +89,13 @@ fn computable(config: &RuntimeConfig, checks: &[Check]) -> Result<(), String> {
     let plan = opened.spec.lower();
     let limits = config.limits(plan.max_position, &plan.cache_groups).map_err(|error| error.to_string())?;
     let weights = config.weights_remainder.apply(&plan, opened.weights);
-    let needed =
-        CudaBackend::new().kernels_of(&plan, weights.as_ref(), &limits).map_err(|error| error_chain(&error))?;
-    for Check { what, kernels, failure } in checks {
-        let kernel = kernels.iter().find(|kernel| needed.contains(*kernel));
-        if let (Some(kernel), Some(failure)) = (kernel, failure) {
-            return Err(format!("it fails the self-test of {kernel}: {what}: {failure}"));
-        }
-    }
-    Ok(())
+    let backend = CudaBackend::new().activations(config.gpu_activations);
+    let needed = backend.kernels_of(&plan, weights.as_ref(), &limits).map_err(|error| error_chain(&error))?;
+    fails_its_test(checks, &needed).map_or(Ok(()), Err)
+}
+
+/// Why a model that needs these kernels is not computed by the GPU, if one of them computes wrongly.
+pub fn fails_its_test(checks: &[Check], needed: &BTreeSet<String>) -> Option<String> {
+    let (kernel, failure) = Check::wrong(checks, needed)?;
+    Some(format!("it fails the self-test of {kernel}: {failure}"))
 }

@@ -15,6 +15,7 @@ use kindling_runtime::{DecodeReads, RuntimeConfig};
 use serde::Serialize;
 
 use crate::bench::bandwidth::{self, Bandwidth};
+use crate::device::fails_its_test;
 use crate::fit::machine::Machine;
 use crate::fit::source;
 use crate::self_test;
@@ -95,7 +96,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let node = Machine::this()?.node;
     let self_tests = self_test::in_child()?;
     let gpu = tokio::task::spawn_blocking(move || gpu::tested(&self_tests)).await.context("look at the GPU")?;
-    let by_gpu = gpu.usable().map(|device| device.read_bytes_per_second);
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         architecture: std::env::consts::ARCH,
@@ -103,8 +103,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         cpu_kernels: CpuBackend::new().kernels(),
         memory_total_bytes: node.total.0,
         memory_used_bytes: node.baseline.0,
-        path: if by_gpu.is_ok() { "cuda" } else { "cpu" },
-        model: model.map(|model| model_report(model, &by_gpu, bandwidth.as_ref())).transpose()?,
+        path: if gpu.usable().is_ok() { "cuda" } else { "cpu" },
+        model: model.map(|model| model_report(model, gpu.usable().ok(), bandwidth.as_ref())).transpose()?,
         gpu,
         bandwidth,
     };
@@ -130,11 +130,11 @@ fn find(model: &str, cache: Option<PathBuf>) -> anyhow::Result<(String, PathBuf)
     Ok((source.name, path))
 }
 
-/// What each token reads as the backend holds the model that would compute it, and how fast that can be. `by_gpu`: bytes that
-/// the GPU reads in a second, or why it can't be used.
+/// What each token reads as the backend holds the model that would compute it, and how fast that can be. `gpu`: one that can
+/// be used.
 fn model_report(
     (name, path): (String, PathBuf),
-    by_gpu: &Result<Option<f64>, String>,
+    gpu: Option<&gpu::Device>,
     by_processor: Option<&Bandwidth>,
 ) -> anyhow::Result<ModelReport> {
     let opened = kindling_models::open_weights(&path).with_context(|| format!("open {}", path.display()))?;
@@ -142,13 +142,17 @@ fn model_report(
     let config = RuntimeConfig { context_length: Some(1), ..RuntimeConfig::new(path) };
     let limits = config.limits(plan.max_position, &plan.cache_groups)?;
     let predict = |backend: &dyn Backend| backend.predict(&plan, opened.weights.as_ref(), &limits);
-    let on_gpu = by_gpu.as_ref().ok().map(|rate| (*rate, predict(&CudaBackend::new())));
+    let on_gpu = gpu.map(|gpu| {
+        let cuda = CudaBackend::new();
+        let needed = cuda.kernels_of(&plan, opened.weights.as_ref(), &limits).map_err(|error| error.to_string())?;
+        fails_its_test(&gpu.checks, &needed).map_or(Ok(()), Err)?;
+        Ok((gpu.read_bytes_per_second, predict(&cuda).map_err(|error| error.to_string())?))
+    });
     let (refused_by_gpu, rate, memory) = match on_gpu {
-        Some((rate, Ok(memory))) => (None, rate, memory),
+        Some(Ok((rate, memory))) => (None, rate, memory),
         refused => {
-            let why = refused.and_then(|(_, predicted)| predicted.err()).map(|error| error.to_string());
-            let rate = by_processor.map(|it| it.bytes_per_second.median);
-            (why, rate, predict(&CpuBackend::new())?)
+            let why = refused.and_then(Result::err);
+            (why, by_processor.map(|it| it.bytes_per_second.median), predict(&CpuBackend::new())?)
         }
     };
     let bytes_per_token = DecodeReads::new(&plan, opened.weights.as_ref(), memory, &limits).bytes_per_token(1, 1);

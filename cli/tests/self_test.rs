@@ -5,11 +5,14 @@
 
 #[path = "../../runtime/cuda/tests/stand_in/compile.rs"]
 mod stand_in;
+mod tiny;
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use kindling_cuda::{Check, Gpu, GpuError, SelfTests, image};
+use serde_json::Value;
 
 /// A line of a kernel, what it is changed to, and a kernel that must be named.
 struct Fault {
@@ -176,6 +179,46 @@ fn what_passed_is_noted_for_this_device_and_driver() {
     let other = Gpu { driver: (13, 1), ..gpu };
     assert!(matches!(noted(&other), Err(GpuError::SelfTest(_))));
     std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// The device can be used, but not for what needs that kernel.
+#[test]
+fn a_model_that_needs_a_faulty_kernel_is_not_computed_by_that_gpu() {
+    if is_without_kernels() {
+        return;
+    }
+    let fault = FAULTS.iter().find(|fault| fault.kernel == "rms_norm").unwrap();
+    let library = device(Some(fault));
+    let model = tiny::model("faulty");
+    let kindling = |arguments: &[&str]| -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kindling"));
+        command.args(arguments).env("LD_LIBRARY_PATH", library.parent().unwrap());
+        // What devices without the fault passed is noted elsewhere.
+        command.env("XDG_CACHE_HOME", model.path()).output().unwrap()
+    };
+    let path = model.path().to_str().unwrap();
+    let failure = "the self-test of rms_norm: ";
+
+    let output = kindling(&["doctor", path, "--output", "json"]);
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(said["path"], "cuda", "{said}");
+    let refused = said["model"]["refusedByGpu"].as_str().unwrap_or_default();
+    assert!(refused.starts_with(&format!("it fails {failure}")), "{said}");
+
+    let yaml = format!(
+        "apiVersion: kindling.dev/v1alpha1\nkind: LocalModel\nmetadata: {{name: tiny}}\nspec:\n  source: {{hostPath: {{path: {path}}}}}\n  \
+         placement: {{device: Cuda}}\n"
+    );
+    let file = model.path().join("localmodel.yaml");
+    std::fs::write(&file, yaml).unwrap();
+    for arguments in [
+        ["up", "--listen", "127.0.0.1:0", "-f", file.to_str().unwrap()].as_slice(),
+        &["runtime", "--backend", "cuda", "--listen", "127.0.0.1:0", "--model-path", path],
+    ] {
+        let output = kindling(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(failure), "{arguments:?}: {said}");
+    }
 }
 
 #[test]

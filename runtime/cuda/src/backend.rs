@@ -97,12 +97,8 @@ impl CudaBackend {
                 self.checks.get_or_init(|| found)
             }
         };
-        let wrong = checks.iter().find_map(|check| {
-            let kernel = check.kernels.iter().find(|kernel| needed.contains(*kernel))?;
-            Some((kernel, format!("{}: {}", check.what, check.failure.as_ref()?)))
-        });
-        wrong.map_or(Ok(()), |(kernel, failure)| {
-            Err(GpuError::WrongKernel { name: gpu.name.clone(), kernel: kernel.clone(), failure })
+        Check::wrong(checks, needed).map_or(Ok(()), |(kernel, failure)| {
+            Err(GpuError::WrongKernel { name: gpu.name.clone(), kernel: kernel.to_owned(), failure })
         })
     }
 

@@ -5,6 +5,8 @@ mod cases;
 mod child;
 mod probes;
 
+use std::collections::BTreeSet;
+
 use kindling_kernels::made_up::relative_error;
 use kindling_kernels::{Backend, ExecuteError, PrepareError, ReferenceBackend};
 use serde::{Deserialize, Serialize};
@@ -23,6 +25,16 @@ pub struct Check {
     pub kernels: Vec<String>,
     /// What is wrong, if anything is.
     pub failure: Option<String>,
+}
+
+impl Check {
+    /// The first of these kernels that computes wrongly, and how.
+    pub fn wrong<'a>(checks: &'a [Self], needed: &BTreeSet<String>) -> Option<(&'a str, String)> {
+        checks.iter().find_map(|Self { what, kernels, failure }| {
+            let kernel = kernels.iter().find(|kernel| needed.contains(*kernel))?;
+            Some((kernel.as_str(), format!("{what}: {}", failure.as_ref()?)))
+        })
+    }
 }
 
 /// What a self-test says while it runs.
@@ -122,8 +134,6 @@ fn check(backend: &CudaBackend, case: &Case, say: &mut dyn FnMut(Said)) -> Resul
 /// A test on this device, in this process.
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::image;
 
