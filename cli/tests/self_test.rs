@@ -23,7 +23,7 @@ struct Fault {
     kernel: &'static str,
 }
 
-const FAULTS: [Fault; 9] = [
+const FAULTS: [Fault; 11] = [
     Fault {
         name: "nibbles swapped",
         file: "tiles.cuh",
@@ -44,6 +44,20 @@ const FAULTS: [Fault; 9] = [
         line: "a[step][reg + 1] = pack_bf16(high0, high1);",
         changed: "a[step][reg ^ 3] = pack_bf16(high0, high1);",
         kernel: "linear_fp8_8",
+    },
+    Fault {
+        name: "activations of the next lane",
+        file: "linear_many.cuh",
+        line: "both = staged[place][unit(row, half * 4 + lane % 4)];",
+        changed: "both = staged[place][unit(row, half * 4 + (lane + 1) % 4)];",
+        kernel: "linear_nvfp4_64",
+    },
+    Fault {
+        name: "rows of other experts",
+        file: "moe.cuh",
+        line: "order[next + __popc(all & ((1u << lane) - 1))] = start + lane;",
+        changed: "order[next + __popc(all & ((1u << lane) - 1))] = start + (lane ^ 1);",
+        kernel: "moe_group",
     },
     Fault {
         name: "a rotation the other way round",

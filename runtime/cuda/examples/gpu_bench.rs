@@ -12,7 +12,7 @@ use std::time::Instant;
 use common::llama::Llama;
 use common::op_plans::attention;
 use common::plans::PlanBuilder;
-use common::{MemoryWeights, limits, rows_step, with_blocks};
+use common::{MemoryWeights, Part, limits, limits_of_rows, rows_step, step, with_blocks};
 use kindling_cuda::{CudaBackend, OpTime, OpTimes, probe};
 use kindling_kernels::{
     Activation, Backend, CacheGroupKind, DType, ExpertWeights, Limits, Op, Plan, RouteRule, Rows, Step, StepSequence,
@@ -118,6 +118,19 @@ impl Bench {
         );
     }
 
+    /// The same by what is multiplied.
+    fn line_of_products(&self, what: &str, seconds: &mut [f64], num_products: usize) {
+        let middle = median(seconds);
+        let (least, most) = (seconds[0], seconds[seconds.len() - 1]);
+        let rate = 2.0 * num_products as f64 / middle / 1e12;
+        println!("{what}: {:.1} us ({:.1} to {:.1}), {rate:.1} TFLOP/s", middle * 1e6, least * 1e6, most * 1e6);
+    }
+
+    /// Tokens of a step that computes a prompt.
+    const fn prompt(&self) -> usize {
+        if self.is_small { 70 } else { 512 }
+    }
+
     /// Matrices that no cache holds: several of them, one after another.
     fn linears(&self) {
         let sizes: &[(usize, usize)] =
@@ -136,15 +149,20 @@ impl Bench {
                     builder.plan.ops.push(Op::Linear { input, weight, bias: None, output });
                 }
                 let model = builder.finish(output);
-                for rows in [1, 8, 32] {
-                    let (times, _) = self.measure(&model, &limits(), &rows_step(rows, *features, 0));
+                for rows in [1, 8, 32, self.prompt()] {
+                    let (times, _) = self.measure(&model, &limits_of_rows(rows), &rows_step(rows, *features, 0));
                     let linear = |times: &BTreeMap<String, OpTime>| {
                         times.iter().find(|(name, _)| name.starts_with("linear")).map(|(_, time)| *time).unwrap()
                     };
                     let mut seconds: Vec<f64> =
                         times.iter().map(|times| linear(times).seconds / copies as f64).collect();
                     let num_bytes = linear(&times[0]).weight_bytes as f64 / copies as f64;
-                    self.line(&format!("linear {dtype} {features} x {row_len}, {rows} rows"), &mut seconds, num_bytes);
+                    let what = format!("linear {dtype} {features} x {row_len}, {rows} rows");
+                    if rows == self.prompt() {
+                        self.line_of_products(&what, &mut seconds, rows * features * row_len);
+                    } else {
+                        self.line(&what, &mut seconds, num_bytes);
+                    }
                 }
             }
         }
@@ -161,7 +179,26 @@ impl Bench {
             let mut seconds: Vec<f64> = times.iter().map(|times| times["paged_attention"].seconds).collect();
             let num_bytes = (2 * rows * context * heads.1 * heads.2 * 2) as f64;
             self.line(&format!("attention {heads:?}, {rows} x {context} tokens, bf16"), &mut seconds, num_bytes);
+            self.prompt_attention(heads, context / 64 * 16);
         }
+    }
+
+    /// The last tokens of a prompt.
+    fn prompt_attention(&self, heads: (usize, usize, usize), context: usize) {
+        let rows = self.prompt();
+        let model = attention(heads, CacheGroupKind::Full);
+        let limits = Limits { max_context: context, num_blocks: vec![context / 16], ..limits_of_rows(rows) };
+        let tokens: Vec<u32> = (0..rows).map(|row| (row % model.0.vocab_size) as u32).collect();
+        let blocks: Vec<u32> = (0..(context / 16) as u32).collect();
+        let part = Part { tokens: &tokens, context_len: context - rows, blocks: &blocks };
+        let (times, _) = self.measure(&model, &limits, &step(&[part], 1));
+        let mut seconds: Vec<f64> = times.iter().map(|times| times["paged_attention"].seconds).collect();
+        let num_products = 2 * heads.0 * heads.2 * rows * (context - rows / 2);
+        self.line_of_products(
+            &format!("attention {heads:?}, {rows} tokens after {}, bf16", context - rows),
+            &mut seconds,
+            num_products,
+        );
     }
 
     /// The shapes of gpt-oss-20b and of Qwen3-30B-A3B, of one layer each.
@@ -189,11 +226,19 @@ impl Bench {
             }
             let model = builder.finish(output);
             let of_one = dtype.bytes_for(3 * inner * hidden).unwrap();
-            for rows in [1, 8] {
-                let (times, _) = self.measure(&model, &limits(), &decode_step(rows, 0, (0, 0)));
+            for rows in [1, 8, 32, self.prompt()] {
+                let step = rows_step(rows, hidden, 0);
+                let (times, _) = self.measure(&model, &limits_of_rows(rows), &step);
                 let mut seconds: Vec<f64> =
                     times.iter().map(|times| times["moe_experts"].seconds / f64::from(layers)).collect();
-                self.line(&format!("experts of {name}, {rows} rows"), &mut seconds, (of_one * top_k * rows) as f64);
+                if rows == self.prompt() {
+                    let num_products = 3 * hidden * inner * top_k * rows;
+                    self.line_of_products(&format!("experts of {name}, {rows} rows"), &mut seconds, num_products);
+                    continue;
+                }
+                // Of more rows than experts, each is read once.
+                let num_bytes = (of_one * (top_k * rows).min(num_experts)) as f64;
+                self.line(&format!("experts of {name}, {rows} rows"), &mut seconds, num_bytes);
             }
         }
     }

@@ -10,9 +10,8 @@
 // A kernel, by its name in the fatbin.
 #define KERNEL extern "C" __global__
 // Shared memory whose size is given at the launch.
-#define DYNAMIC_SHARED(type, name)                                                                                       \
-    extern __shared__ __align__(16) unsigned char dynamic_shared_bytes[];                                                \
-    type *name = reinterpret_cast<type *>(dynamic_shared_bytes)
+extern __shared__ __align__(16) unsigned char dynamic_shared_bytes[];
+#define DYNAMIC_SHARED(type, name) type *name = reinterpret_cast<type *>(dynamic_shared_bytes)
 #endif
 
 constexpr unsigned ALL_LANES = 0xffffffffu;

@@ -5,6 +5,7 @@
 #include "kv_cache_append.cuh"
 #include "linear.cuh"
 #include "linear_fp4.cuh"
+#include "linear_many.cuh"
 #include "mma_probe.cuh"
 #include "moe.cuh"
 #include "paged_attention.cuh"

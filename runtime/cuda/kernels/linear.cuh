@@ -7,58 +7,106 @@
 constexpr unsigned LINEAR_WARPS = 4;
 // Rows of activations to one matrix instruction.
 constexpr unsigned MMA_ROWS = 8;
+// Stands where a row has no matrix.
+constexpr unsigned NOBODY = 0xffffffffu;
 
-// 16 activations of a row as the second operand of four steps; beyond the row they are zero.
-__device__ inline void load_activations(const float *row, unsigned row_len, unsigned column, uint32_t (&b)[4][2]) {
-    for (unsigned half = 0; half < 2; ++half, column += 32) {
-        float values[8];
-        if (row_len % 4 == 0 && column + 8 <= row_len) {
-            const float4 first = *reinterpret_cast<const float4 *>(row + column);
-            const float4 second = *reinterpret_cast<const float4 *>(row + column + 4);
-            values[0] = first.x, values[1] = first.y, values[2] = first.z, values[3] = first.w;
-            values[4] = second.x, values[5] = second.y, values[6] = second.z, values[7] = second.w;
-        } else {
-            for (unsigned i = 0; i < 8; ++i) {
-                values[i] = column + i < row_len ? row[column + i] : 0.0f;
-            }
-        }
-        for (unsigned i = 0; i < 4; ++i) {
-            b[2 * half + i / 2][i % 2] = pack_bf16(values[2 * i], values[2 * i + 1]);
+// Eight activations of a row; beyond the row they are zero.
+__device__ inline void load_eight(const float *row, unsigned row_len, unsigned column, float (&values)[8]) {
+    if (row_len % 4 == 0 && column + 8 <= row_len) {
+        const float4 first = *reinterpret_cast<const float4 *>(row + column);
+        const float4 second = *reinterpret_cast<const float4 *>(row + column + 4);
+        values[0] = first.x, values[1] = first.y, values[2] = first.z, values[3] = first.w;
+        values[4] = second.x, values[5] = second.y, values[6] = second.z, values[7] = second.w;
+    } else {
+        for (unsigned i = 0; i < 8; ++i) {
+            values[i] = column + i < row_len ? row[column + i] : 0.0f;
         }
     }
 }
 
-// Sixteen output features of up to 8 J rows by one block. Its warps share the columns, and their sums are added in the order
-// of warps. With picks every row has a matrix of its own, `picks[row]`, and blocks have one row each.
-template <class Family, unsigned J>
-__device__ inline void linear_tiles(const Tiles &tiles, const float *bias, const float *input, float *output, unsigned features,
-                                    unsigned row_len, unsigned rows, const uint32_t *picks, unsigned rows_per_input) {
-    __shared__ float parts[LINEAR_WARPS][J * MMA_ROWS][TILE_ROWS + 1];
-    const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const unsigned tiles_per_matrix = (features + TILE_ROWS - 1) / TILE_ROWS;
-    const unsigned first_row = picks ? blockIdx.y : blockIdx.y * J * MMA_ROWS;
-    const unsigned end_row = picks ? first_row + 1 : min(rows, first_row + J * MMA_ROWS);
-    const unsigned matrix = picks ? picks[first_row] : 0;
-    if (matrix == 0xffffffffu) {
-        return;
+// Rows that meet one matrix: those from `first` on, or those that are listed there.
+struct RowSet {
+    const uint32_t *order;
+    unsigned first, end, matrix;
+
+    __device__ unsigned row(unsigned i) const { return order ? order[i] : i; }
+};
+
+// Where results go, and what is done to a sum before. Its products are never fused with the addition: every kernel gives the
+// same bits.
+struct Results {
+    const float *bias;
+    // Of activations in FP4, one for each row of the input; or nothing.
+    const float *factors;
+    float *output;
+    unsigned features, rows_per_input;
+
+    __device__ void put(float sum, const Tiles &tiles, unsigned matrix, unsigned tile, unsigned row_of_tile, unsigned row) const {
+        const unsigned feature = tile * TILE_ROWS + row_of_tile, tiles_per_matrix = (features + TILE_ROWS - 1) / TILE_ROWS;
+        if (feature >= features) {
+            return;
+        }
+        if (factors) {
+            sum = __fmul_rn(sum, factors[row / rows_per_input]);
+        }
+        if (tiles.row_scales) {
+            sum = __fmul_rn(sum, tiles.row_scales[((size_t)matrix * tiles_per_matrix + tile) * TILE_ROWS + row_of_tile]);
+        }
+        output[(size_t)row * features + feature] = bias ? sum + bias[(size_t)matrix * features + feature] : sum;
     }
-    const unsigned tile_row = matrix * tiles_per_matrix + blockIdx.x;
-    float sums[J][4] = {};
-    for (unsigned chunk = warp; chunk < tiles.chunks; chunk += LINEAR_WARPS) {
+};
+
+// Adds the products of a tile and of rows of activations in BF16, which every warp loads for itself.
+template <class Family> struct Bf16Product {
+    const Tiles &tiles;
+    const float *input;
+    unsigned row_len, rows_per_input;
+
+    template <unsigned J> __device__ void add(unsigned tile_row, unsigned chunk, const RowSet &rows, float (&sums)[J][4]) const {
+        const unsigned lane = threadIdx.x % WARP;
+        uint4 loaded[Family::BYTES / 512];
+        load_codes<Family>(codes_of<Family>(tiles, tile_row, chunk), lane, loaded);
         uint32_t a[4][4];
-        Family::fragments(codes_of<Family>(tiles, tile_row, chunk), scales_of<Family>(tiles, tile_row, chunk), tiles.flags, lane, a);
+        for (unsigned half = 0; half < 2; ++half) {
+            Family::half(loaded, scales_of<Family>(tiles, tile_row, chunk), tiles.flags, lane, half, a + 2 * half);
+        }
         // The whole warp has rows left, or none of it.
-        for (unsigned j = 0; j < J && first_row + j * MMA_ROWS < end_row; ++j) {
-            const unsigned row = first_row + j * MMA_ROWS + lane / 4;
+        for (unsigned j = 0; j < J && rows.first + j * MMA_ROWS < rows.end; ++j) {
+            const unsigned i = rows.first + j * MMA_ROWS + lane / 4;
             uint32_t b[4][2] = {};
-            if (row < end_row) {
-                const float *activations = input + (size_t)(row / rows_per_input) * row_len;
-                load_activations(activations, row_len, chunk * TILE_COLUMNS + lane % 4 * 8, b);
+            if (i < rows.end) {
+                const float *row = input + (size_t)(rows.row(i) / rows_per_input) * row_len;
+                for (unsigned half = 0; half < 2; ++half) {
+                    float values[8];
+                    load_eight(row, row_len, chunk * TILE_COLUMNS + half * 32 + lane % 4 * 8, values);
+                    for (unsigned pair = 0; pair < 4; ++pair) {
+                        b[2 * half + pair / 2][pair % 2] = pack_bf16(values[2 * pair], values[2 * pair + 1]);
+                    }
+                }
             }
             for (unsigned step = 0; step < 4; ++step) {
                 mma_bf16(sums[j], a[step], b[step], sums[j]);
             }
         }
+    }
+};
+
+// Sixteen output features of up to 8 J rows by one block. Its warps share the columns, and their sums are added in the order
+// of warps. With picks every row has a matrix of its own, `picks[row]`, and blocks have one row each.
+template <unsigned J, class Product>
+__device__ inline void linear_tiles(const Tiles &tiles, const Product &product, const Results &results, unsigned num_rows,
+                                    const uint32_t *picks) {
+    __shared__ float parts[LINEAR_WARPS][J * MMA_ROWS][TILE_ROWS + 1];
+    const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const unsigned tiles_per_matrix = (results.features + TILE_ROWS - 1) / TILE_ROWS;
+    const unsigned first = picks ? blockIdx.y : blockIdx.y * J * MMA_ROWS;
+    const RowSet rows = {nullptr, first, picks ? first + 1 : min(num_rows, first + J * MMA_ROWS), picks ? picks[first] : 0};
+    if (rows.matrix == NOBODY) {
+        return;
+    }
+    float sums[J][4] = {};
+    for (unsigned chunk = warp; chunk < tiles.chunks; chunk += LINEAR_WARPS) {
+        product.add(rows.matrix * tiles_per_matrix + blockIdx.x, chunk, rows, sums);
     }
     for (unsigned j = 0; j < J; ++j) {
         for (unsigned reg = 0; reg < 4; ++reg) {
@@ -67,21 +115,15 @@ __device__ inline void linear_tiles(const Tiles &tiles, const float *bias, const
     }
     __syncthreads();
     for (unsigned i = threadIdx.x; i < J * MMA_ROWS * TILE_ROWS; i += LINEAR_WARPS * WARP) {
-        const unsigned row = first_row + i / TILE_ROWS, feature = blockIdx.x * TILE_ROWS + i % TILE_ROWS;
-        if (row >= end_row || feature >= features) {
+        const unsigned row = first + i / TILE_ROWS;
+        if (row >= rows.end) {
             continue;
         }
         float sum = 0.0f;
         for (unsigned part = 0; part < LINEAR_WARPS; ++part) {
             sum += parts[part][i / TILE_ROWS][i % TILE_ROWS];
         }
-        if (tiles.row_scales) {
-            sum *= tiles.row_scales[(size_t)tile_row * TILE_ROWS + i % TILE_ROWS];
-        }
-        if (bias) {
-            sum += bias[(size_t)matrix * features + feature];
-        }
-        output[(size_t)row * features + feature] = sum;
+        results.put(sum, tiles, rows.matrix, blockIdx.x, i % TILE_ROWS, row);
     }
 }
 
@@ -92,7 +134,8 @@ __device__ inline void linear_tiles(const Tiles &tiles, const float *bias, const
         const float *input, float *output, unsigned features, unsigned row_len, unsigned rows, const uint32_t *picks,           \
         unsigned rows_per_input) {                                                                                              \
         const Tiles tiles = {codes, scales, row_scales, (row_len + TILE_COLUMNS - 1) / TILE_COLUMNS, flags};                    \
-        linear_tiles<Family, J>(tiles, bias, input, output, features, row_len, rows, picks, rows_per_input);                    \
+        const Bf16Product<Family> product = {tiles, input, row_len, rows_per_input};                                            \
+        linear_tiles<J>(tiles, product, {bias, nullptr, output, features, rows_per_input}, rows, picks);                        \
     }
 
 LINEAR_KERNEL(linear_bf16_8, Bf16Tiles, 1)
@@ -135,7 +178,7 @@ __device__ inline void linear_rows(const uint8_t *weight, const float *row_scale
                                    unsigned features, unsigned row_len, const uint32_t *picks, unsigned rows_per_input) {
     const unsigned lane = threadIdx.x % WARP, feature = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
     const unsigned matrix = picks ? picks[blockIdx.y] : 0;
-    if (feature >= features || matrix == 0xffffffffu) {
+    if (feature >= features || matrix == NOBODY) {
         return;
     }
     const size_t weight_row = (size_t)matrix * features + feature;

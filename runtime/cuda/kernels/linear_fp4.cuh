@@ -2,7 +2,7 @@
 // the products of bf16 for rows in plenty, and fewer digits. Whoever wants it asks for it. A row's result depends on that row alone.
 #pragma once
 
-#include "linear.cuh"
+#include "linear_many.cuh"
 
 #if KINDLING_HAS_FP4_MMA
 
@@ -67,34 +67,25 @@ KERNEL void __launch_bounds__(QUANTISE_WARPS *WARP)
     }
 }
 
-// As `linear_tiles`, with whole tiles as operands: what is shared and added is the same.
-template <unsigned J>
-__device__ inline void linear_fp4(const Tiles &tiles, const float *bias, const uint8_t *codes, const uint8_t *scales,
-                                  const float *factors, float *output, unsigned features, unsigned rows, const uint32_t *picks,
-                                  unsigned rows_per_input) {
-    __shared__ float parts[LINEAR_WARPS][J * MMA_ROWS][TILE_ROWS + 1];
-    const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const unsigned tiles_per_matrix = (features + TILE_ROWS - 1) / TILE_ROWS;
-    const unsigned first_row = picks ? blockIdx.y : blockIdx.y * J * MMA_ROWS;
-    const unsigned end_row = picks ? first_row + 1 : min(rows, first_row + J * MMA_ROWS);
-    const unsigned matrix = picks ? picks[first_row] : 0;
-    if (matrix == 0xffffffffu) {
-        return;
-    }
-    const unsigned tile_row = matrix * tiles_per_matrix + blockIdx.x;
-    // The scales of rows 8 to 15 are given by the second lane of four.
-    const unsigned scale_row = lane / 4 + (lane % 4 == 1 ? 8 : 0);
-    float sums[J][4] = {};
-    for (unsigned chunk = warp; chunk < tiles.chunks; chunk += LINEAR_WARPS) {
+// Adds the products of a tile and of rows of activations in NVFP4: both are operands as they lie.
+struct Fp4Product {
+    const Tiles &tiles;
+    const uint8_t *codes, *scales;
+    unsigned rows_per_input;
+
+    template <unsigned J> __device__ void add(unsigned tile_row, unsigned chunk, const RowSet &rows, float (&sums)[J][4]) const {
+        const unsigned lane = threadIdx.x % WARP;
+        // The scales of rows 8 to 15 are given by the second lane of four.
+        const unsigned scale_row = lane / 4 + (lane % 4 == 1 ? 8 : 0);
         const uint4 four = load_once(codes_of<Nvfp4Tiles>(tiles, tile_row, chunk) + lane * 16);
         const uint32_t a[4] = {four.x, four.y, four.z, four.w};
         const uint32_t a_scales = reinterpret_cast<const uint32_t *>(scales_of<Nvfp4Tiles>(tiles, tile_row, chunk))[scale_row];
         // The whole warp has rows left, or none of it.
-        for (unsigned j = 0; j < J && first_row + j * MMA_ROWS < end_row; ++j) {
-            const unsigned row = first_row + j * MMA_ROWS + lane / 4;
+        for (unsigned j = 0; j < J && rows.first + j * MMA_ROWS < rows.end; ++j) {
+            const unsigned i = rows.first + j * MMA_ROWS + lane / 4;
             uint32_t b[2] = {}, b_scales = 0;
-            if (row < end_row) {
-                const size_t of_input = (size_t)(row / rows_per_input) * tiles.chunks + chunk;
+            if (i < rows.end) {
+                const size_t of_input = (size_t)(rows.row(i) / rows_per_input) * tiles.chunks + chunk;
                 const uint2 two = reinterpret_cast<const uint2 *>(codes)[of_input * 4 + lane % 4];
                 b[0] = two.x, b[1] = two.y;
                 b_scales = reinterpret_cast<const uint32_t *>(scales)[of_input];
@@ -102,28 +93,11 @@ __device__ inline void linear_fp4(const Tiles &tiles, const float *bias, const u
             mma_nvfp4(sums[j], a, b, sums[j], a_scales, b_scales);
         }
     }
-    for (unsigned j = 0; j < J; ++j) {
-        for (unsigned reg = 0; reg < 4; ++reg) {
-            parts[warp][j * MMA_ROWS + lane % 4 * 2 + reg % 2][lane / 4 + reg / 2 * 8] = sums[j][reg];
-        }
-    }
-    __syncthreads();
-    for (unsigned i = threadIdx.x; i < J * MMA_ROWS * TILE_ROWS; i += LINEAR_WARPS * WARP) {
-        const unsigned row = first_row + i / TILE_ROWS, feature = blockIdx.x * TILE_ROWS + i % TILE_ROWS;
-        if (row >= end_row || feature >= features) {
-            continue;
-        }
-        float sum = 0.0f;
-        for (unsigned part = 0; part < LINEAR_WARPS; ++part) {
-            sum += parts[part][i / TILE_ROWS][i % TILE_ROWS];
-        }
-        sum *= factors[row / rows_per_input];
-        if (tiles.row_scales) {
-            sum *= tiles.row_scales[(size_t)tile_row * TILE_ROWS + i % TILE_ROWS];
-        }
-        output[(size_t)row * features + feature] = bias ? sum + bias[(size_t)matrix * features + feature] : sum;
-    }
-}
+
+    // Nothing is staged: what a block needs of activations is little, and stays in the first level cache.
+    __device__ void begin(unsigned) {}
+    __device__ void stage(unsigned, bool) {}
+};
 
 // grid and block as of the other linear layers.
 #define LINEAR_FP4_KERNEL(name, J)                                                                                              \
@@ -132,11 +106,22 @@ __device__ inline void linear_fp4(const Tiles &tiles, const float *bias, const u
              const uint8_t *codes, const uint8_t *scales, const float *factors, float *output, unsigned features,               \
              unsigned row_len, unsigned rows, const uint32_t *picks, unsigned rows_per_input) {                                 \
         const Tiles tiles = {weights, weight_scales, row_scales, (row_len + TILE_COLUMNS - 1) / TILE_COLUMNS, 0};               \
-        linear_fp4<J>(tiles, bias, codes, scales, factors, output, features, rows, picks, rows_per_input);                      \
+        const Fp4Product product = {tiles, codes, scales, rows_per_input};                                                      \
+        linear_tiles<J>(tiles, product, {bias, factors, output, features, rows_per_input}, rows, picks);                        \
     }
 
 LINEAR_FP4_KERNEL(linear_fp4_8, 1)
 LINEAR_FP4_KERNEL(linear_fp4_32, 4)
 #undef LINEAR_FP4_KERNEL
+
+KERNEL void __launch_bounds__(MANY_WARPS *WARP, 2)
+    linear_fp4_64(const uint8_t *weights, const uint8_t *weight_scales, const float *row_scales, const float *bias,
+                  const uint8_t *codes, const uint8_t *scales, const float *factors, float *output, unsigned features,
+                  unsigned row_len, unsigned rows, const uint32_t *groups, const uint32_t *order, unsigned rows_per_input) {
+    const Tiles tiles = {weights, weight_scales, row_scales, (row_len + TILE_COLUMNS - 1) / TILE_COLUMNS, 0};
+    const RowSet set = rows_of_block(rows, groups, order);
+    Fp4Product product = {tiles, codes, scales, rows_per_input};
+    linear_many(tiles, product, {bias, factors, output, features, rows_per_input}, set);
+}
 
 #endif

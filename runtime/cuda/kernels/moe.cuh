@@ -1,9 +1,8 @@
 // Experts: which ones a token goes to, and the sum of what they give.
 #pragma once
 
-#include "kernel.cuh"
+#include "linear_many.cuh"
 
-constexpr unsigned NOBODY = 0xffffffffu;
 constexpr unsigned SOFTMAX_THEN_TOP = 0, SOFTMAX_THEN_TOP_NORMALISED = 1, TOP_THEN_SOFTMAX = 2;
 
 // From a router's logits to the weights of experts, 0 for those not chosen; ties go to the lower index. The chosen ones are
@@ -85,6 +84,56 @@ KERNEL void __launch_bounds__(WARP)
     for (unsigned i = count + lane; i < top_k; i += WARP) {
         picks[blockIdx.x * top_k + i] = NOBODY;
         weights[blockIdx.x * top_k + i] = 0.0f;
+    }
+}
+
+// From the picks of rows: `order`, the rows of each expert side by side, and groups of at most 64 of them as (expert, first,
+// end) by places in the order; the groups that are left over are empty. Rows of nobody are in no group.
+// One block of 1024; shared: three words for each expert.
+KERNEL void __launch_bounds__(1024) moe_group(const uint32_t *picks, uint32_t *order, uint32_t *groups, unsigned rows, unsigned num_experts,
+                                              unsigned num_groups) {
+    DYNAMIC_SHARED(uint32_t, counts);
+    uint32_t *first_rows = counts + num_experts, *first_groups = first_rows + num_experts;
+    __shared__ unsigned groups_in_use;
+    const unsigned lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
+    for (unsigned expert = threadIdx.x / WARP; expert < num_experts; expert += warps) {
+        unsigned count = 0;
+        for (unsigned start = 0; start < rows; start += WARP) {
+            const bool is_own = start + lane < rows && picks[start + lane] == expert;
+            count += __popc(__ballot_sync(ALL_LANES, is_own));
+        }
+        if (lane == 0) {
+            counts[expert] = count;
+        }
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        unsigned row = 0, group = 0;
+        for (unsigned expert = 0; expert < num_experts; ++expert) {
+            first_rows[expert] = row, first_groups[expert] = group;
+            row += counts[expert], group += (counts[expert] + MANY_ROWS - 1) / MANY_ROWS;
+        }
+        groups_in_use = group;
+    }
+    __syncthreads();
+    for (unsigned expert = threadIdx.x / WARP; expert < num_experts; expert += warps) {
+        const unsigned first = first_rows[expert], end = first + counts[expert];
+        unsigned next = first;
+        for (unsigned start = 0; start < rows && next < end; start += WARP) {
+            const bool is_own = start + lane < rows && picks[start + lane] == expert;
+            const uint32_t all = __ballot_sync(ALL_LANES, is_own);
+            if (is_own) {
+                order[next + __popc(all & ((1u << lane) - 1))] = start + lane;
+            }
+            next += __popc(all);
+        }
+        for (unsigned i = lane; first + i * MANY_ROWS < end; i += WARP) {
+            uint32_t *group = groups + (first_groups[expert] + i) * 3;
+            group[0] = expert, group[1] = first + i * MANY_ROWS, group[2] = min(end, first + (i + 1) * MANY_ROWS);
+        }
+    }
+    for (unsigned i = groups_in_use * 3 + threadIdx.x; i < num_groups * 3; i += blockDim.x) {
+        groups[i] = 0;
     }
 }
 

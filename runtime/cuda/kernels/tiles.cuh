@@ -48,9 +48,9 @@ struct Bf16Tiles {
     static constexpr unsigned BYTES = 2048;
     static constexpr unsigned SCALE_BYTES = 0;
 
-    __device__ static void fragments(const uint8_t *codes, const uint8_t *, unsigned, unsigned lane, uint32_t (&a)[4][4]) {
-        for (unsigned step = 0; step < 4; ++step) {
-            const uint4 words = load_once(codes + step * 512 + lane * 16);
+    __device__ static void half(const uint4 *loaded, const uint8_t *, unsigned, unsigned, unsigned half, uint32_t (*a)[4]) {
+        for (unsigned step = 0; step < 2; ++step) {
+            const uint4 words = half == 0 ? loaded[step] : loaded[2 + step];
             a[step][0] = words.x, a[step][1] = words.y, a[step][2] = words.z, a[step][3] = words.w;
         }
     }
@@ -67,22 +67,20 @@ template <class Scale> struct Tiles8 {
     static constexpr unsigned BYTES = 1024;
     static constexpr unsigned SCALE_BYTES = Scale::BYTES;
 
-    __device__ static void fragments(const uint8_t *codes, const uint8_t *scales, unsigned flags, unsigned lane,
-                                     uint32_t (&a)[4][4]) {
+    __device__ static void half(const uint4 *loaded, const uint8_t *scales, unsigned flags, unsigned lane, unsigned half,
+                                uint32_t (*a)[4]) {
         const Scale low(scales, lane / 4, flags), high(scales, lane / 4 + 8, flags);
-        const unsigned column = lane % 4 * 8;
-        for (unsigned half = 0; half < 2; ++half) {
-            const uint4 four = load_once(codes + half * 512 + lane * 16);
-            const uint32_t words[4] = {four.x, four.y, four.z, four.w};
-            for (unsigned i = 0; i < 4; ++i) {
-                const unsigned step = 2 * half + i / 2, reg = i % 2 * 2;
-                const float low0 = low.value(words[i] & 255, half * 32 + column);
-                const float low1 = low.value(words[i] >> 8 & 255, half * 32 + column);
-                const float high0 = high.value(words[i] >> 16 & 255, half * 32 + column);
-                const float high1 = high.value(words[i] >> 24, half * 32 + column);
-                a[step][reg] = pack_bf16(low0, low1);
-                a[step][reg + 1] = pack_bf16(high0, high1);
-            }
+        const unsigned column = half * 32 + lane % 4 * 8;
+        const uint4 four = half == 0 ? loaded[0] : loaded[1];
+        const uint32_t words[4] = {four.x, four.y, four.z, four.w};
+        for (unsigned i = 0; i < 4; ++i) {
+            const unsigned step = i / 2, reg = i % 2 * 2;
+            const float low0 = low.value(words[i] & 255, column);
+            const float low1 = low.value(words[i] >> 8 & 255, column);
+            const float high0 = high.value(words[i] >> 16 & 255, column);
+            const float high1 = high.value(words[i] >> 24, column);
+            a[step][reg] = pack_bf16(low0, low1);
+            a[step][reg + 1] = pack_bf16(high0, high1);
         }
     }
 
@@ -98,15 +96,13 @@ template <class Scale> struct Tiles4 {
     static constexpr unsigned BYTES = 512;
     static constexpr unsigned SCALE_BYTES = Scale::BYTES;
 
-    __device__ static void fragments(const uint8_t *codes, const uint8_t *scales, unsigned flags, unsigned lane,
-                                     uint32_t (&a)[4][4]) {
+    __device__ static void half(const uint4 *loaded, const uint8_t *scales, unsigned flags, unsigned lane, unsigned half,
+                                uint32_t (*a)[4]) {
         const Scale low(scales, lane / 4, flags), high(scales, lane / 4 + 8, flags);
-        const uint4 four = load_once(codes + lane * 16);
-        const uint32_t words[4] = {four.x, four.y, four.z, four.w};
-        for (unsigned step = 0; step < 4; ++step) {
-            const unsigned column = step / 2 * 32 + lane % 4 * 8;
-            const uint32_t of_low = words[step / 2 * 2] >> (16 * (step % 2));
-            const uint32_t of_high = words[step / 2 * 2 + 1] >> (16 * (step % 2));
+        const unsigned column = half * 32 + lane % 4 * 8;
+        const uint32_t low_word = half == 0 ? loaded->x : loaded->z, high_word = half == 0 ? loaded->y : loaded->w;
+        for (unsigned step = 0; step < 2; ++step) {
+            const uint32_t of_low = low_word >> (16 * step), of_high = high_word >> (16 * step);
             a[step][0] = pack_bf16(low.value(of_low & 15, column), low.value(of_low >> 4 & 15, column));
             a[step][1] = pack_bf16(high.value(of_high & 15, column), high.value(of_high >> 4 & 15, column));
             a[step][2] = pack_bf16(low.value(of_low >> 8 & 15, column), low.value(of_low >> 12 & 15, column));
@@ -194,4 +190,11 @@ template <class Family> __device__ inline const uint8_t *codes_of(const Tiles &t
 }
 template <class Family> __device__ inline const uint8_t *scales_of(const Tiles &tiles, unsigned tile_row, unsigned chunk) {
     return tiles.scales + ((size_t)tile_row * tiles.chunks + chunk) * Family::SCALE_BYTES;
+}
+
+// This lane's bytes of a tile, as they lie.
+template <class Family> __device__ inline void load_codes(const uint8_t *codes, unsigned lane, uint4 (&loaded)[Family::BYTES / 512]) {
+    for (unsigned i = 0; i < Family::BYTES / 512; ++i) {
+        loaded[i] = load_once(codes + i * 512 + lane * 16);
+    }
 }

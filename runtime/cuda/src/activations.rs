@@ -2,7 +2,7 @@
 
 use kindling_kernels::{BufferId, CacheGroupKind, CacheGroupSpec, Limits, Op, Plan, Rows, WeightId};
 
-use crate::launch::Activations;
+use crate::launch::{Activations, MANY_ROWS};
 use crate::memory::Places;
 use crate::step_data::StepPlaces;
 use crate::tiles::COLUMNS;
@@ -16,8 +16,10 @@ const SPAN_HEAD: usize = 2;
 const SPAN_BYTES: usize = 32 << 20;
 /// Elements of NVFP4 that share a scale.
 const FP4_BLOCK: usize = 16;
-/// Tokens that experts see at a time.
-const EXPERT_TOKENS: usize = 64;
+/// Tokens that experts see at a time: each time the matrices of all of them are read.
+const EXPERT_TOKENS: usize = 512;
+/// Of a group of rows that share an expert: which, and its first and last row.
+const GROUP_WORDS: usize = 3;
 
 /// Places in the region of activations, in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +63,10 @@ pub(crate) struct ExpertPlaces {
     pub picks: usize,
     /// `[tokens * top_k]`: their weights.
     pub weights: usize,
+    /// `[groups, 3]`: an expert, and where its rows are in the order.
+    pub groups: usize,
+    /// `[tokens * top_k]`: rows, those of an expert side by side.
+    pub order: usize,
     /// `[tokens * top_k, intermediate_size]`.
     pub gate: usize,
     /// Same.
@@ -140,12 +146,13 @@ impl Fp4Places {
 impl ExpertPlaces {
     fn new(plan: &Plan, limits: &Limits, places: &mut Places) -> Option<Self> {
         let tokens = limits.max_tokens_per_step.min(EXPERT_TOKENS);
-        let (mut picks, mut inner, mut outer) = (0usize, 0usize, 0usize);
+        let (mut picks, mut groups, mut inner, mut outer) = (0usize, 0usize, 0usize, 0usize);
         for op in &plan.ops {
             if let Op::MoeExperts { experts, top_k, output, .. } = op {
                 let count = tokens.checked_mul(*top_k)?;
-                let intermediate_size = plan.weights[experts.gate.0].shape.get(1).copied()?;
+                let [num_experts, intermediate_size] = *plan.weights[experts.gate.0].shape.first_chunk()?;
                 picks = picks.max(count);
+                groups = groups.max((count / MANY_ROWS as usize).checked_add(num_experts)?);
                 inner = inner.max(count.checked_mul(intermediate_size)?);
                 outer = outer.max(count.checked_mul(plan.buffers[output.0].width)?);
             }
@@ -155,6 +162,8 @@ impl ExpertPlaces {
             tokens,
             picks: take(picks)?,
             weights: take(picks)?,
+            groups: take(groups.checked_mul(GROUP_WORDS)?)?,
+            order: take(picks)?,
             gate: take(inner)?,
             up: take(inner)?,
             down: take(outer)?,

@@ -17,9 +17,12 @@ const WARP: u32 = 32;
 const THREADS: u32 = 256;
 /// Threads of the kernels that ask for four warps.
 const FOUR_WARPS: u32 = 4 * WARP;
-/// Rows of activations to a block, for few rows and for many.
-const FEW_ROWS: u32 = 8;
-const MANY_ROWS: u32 = 32;
+/// Rows of activations to a block of 16 features, for one sequence and for some; and to a block of 128.
+pub(crate) const FEW_ROWS: u32 = 8;
+const SOME_ROWS: u32 = 32;
+pub(crate) const MANY_ROWS: u32 = 64;
+/// Features of the blocks for many rows.
+const MANY_FEATURES: u32 = 128;
 
 /// Blocks, threads of a block, and bytes of shared memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,23 +76,73 @@ impl Activations {
     }
 }
 
-/// The kernel for a linear layer, and its grid. With picks each row has a matrix of its own.
-pub(crate) fn linear(
-    (form, activations): (Form, Activations),
-    features: u32,
-    rows: u32,
-    has_picks: bool,
-) -> (String, Shape) {
+/// Which matrix the rows of a linear layer meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Matrices {
+    /// There is one.
+    One,
+    /// Each row has its own.
+    Picked,
+    /// The same, and the rows of each matrix are known to be in so many groups at most.
+    Grouped(u32),
+}
+
+impl Matrices {
+    /// Of rows that are sent to some of so many matrices. Once there are as many rows as matrices, many of them share one.
+    pub(crate) fn of_experts(rows: u32, num_experts: u32) -> Self {
+        match rows >= num_experts {
+            true => Self::Grouped(rows / MANY_ROWS + num_experts),
+            false => Self::Picked,
+        }
+    }
+}
+
+/// How a linear layer is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Linear {
+    pub kernel: String,
+    pub shape: Shape,
+    /// Whether it is told groups and their order, and not picks.
+    pub takes_groups: bool,
+}
+
+/// The kernel for a linear layer, and its grid.
+pub(crate) fn linear((form, activations): (Form, Activations), features: u32, rows: u32, matrices: Matrices) -> Linear {
     let Form::Tiles(family) = form else {
         let Form::Rows(dtype) = form else { unreachable!("there are two forms") };
-        let name = format!("linear_{}", dtype.name().to_lowercase());
-        return (name, Shape::four_warps((features.div_ceil(FOUR_WARPS / WARP), rows, 1)));
+        let kernel = format!("linear_{}", dtype.name().to_lowercase());
+        let shape = Shape::four_warps((features.div_ceil(FOUR_WARPS / WARP), rows, 1));
+        return Linear { kernel, shape, takes_groups: false };
     };
-    let per_block = if has_picks || rows <= FEW_ROWS { FEW_ROWS } else { MANY_ROWS };
-    let groups = if has_picks { rows } else { rows.div_ceil(per_block) };
-    let shape = Shape::four_warps((features.div_ceil(ROWS as u32), groups, 1));
+    let (per_block, groups) = match matrices {
+        Matrices::Picked => (FEW_ROWS, rows),
+        Matrices::Grouped(groups) => (MANY_ROWS, groups),
+        Matrices::One => {
+            // Up to two readings of the matrix are not worth blocks so large that few are there to read it.
+            let per_block = if rows <= FEW_ROWS {
+                FEW_ROWS
+            } else if rows <= MANY_ROWS {
+                SOME_ROWS
+            } else {
+                MANY_ROWS
+            };
+            (per_block, rows.div_ceil(per_block))
+        }
+    };
+    let takes_groups = per_block == MANY_ROWS;
+    let shape = match takes_groups {
+        true => Shape::blocks((features.div_ceil(MANY_FEATURES), groups, 1), 2 * FOUR_WARPS),
+        false => Shape::four_warps((features.div_ceil(ROWS as u32), groups, 1)),
+    };
     let family = if activations.is_fp4_for(form) { "fp4" } else { family.name() };
-    (format!("linear_{family}_{per_block}"), shape)
+    Linear { kernel: format!("linear_{family}_{per_block}"), shape, takes_groups }
+}
+
+/// Groups rows by expert, in one block.
+pub(crate) fn moe_group(num_experts: u32) -> Shape {
+    // Of each: how many rows, and where its rows and its groups begin.
+    let shared_bytes = num_experts * 3 * size_of::<u32>() as u32;
+    Shape { shared_bytes, ..Shape::blocks((1, 1, 1), 1024) }
 }
 
 /// The kernel that looks up rows of a matrix.
@@ -176,22 +229,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn few_rows_and_many_have_their_kernels() {
+    fn rows_in_every_number_have_their_kernels() {
         let nvfp4 = (Form::Tiles(Family::Nvfp4), Activations::Bf16);
-        let chosen = |rows, has_picks| {
-            let (name, shape) = linear(nvfp4, 100, rows, has_picks);
-            (name, shape.grid)
+        let chosen = |rows, matrices| {
+            let Linear { kernel, shape, .. } = linear(nvfp4, 1000, rows, matrices);
+            (kernel, shape.grid, shape.threads)
         };
-        assert_eq!(chosen(1, false), ("linear_nvfp4_8".into(), (7, 1, 1)));
-        assert_eq!(chosen(8, false), ("linear_nvfp4_8".into(), (7, 1, 1)));
-        assert_eq!(chosen(9, false), ("linear_nvfp4_32".into(), (7, 1, 1)));
-        assert_eq!(chosen(65, false), ("linear_nvfp4_32".into(), (7, 3, 1)));
-        assert_eq!(chosen(65, true), ("linear_nvfp4_8".into(), (7, 65, 1)));
-        let chosen = |form, rows| linear((form, Activations::Fp4), 9, rows, false);
-        let (name, shape) = chosen(Form::Rows(DType::F16), 3);
-        assert_eq!((name.as_str(), shape.grid, shape.threads), ("linear_f16", (3, 3, 1), 128));
-        assert_eq!(chosen(Form::Tiles(Family::Nvfp4), 3).0, "linear_fp4_8");
-        assert_eq!(chosen(Form::Tiles(Family::Nvfp4), 9).0, "linear_fp4_32");
-        assert_eq!(chosen(Form::Tiles(Family::Mxfp4), 9).0, "linear_mxfp4_32");
+        let one = Matrices::One;
+        assert_eq!(chosen(1, one), ("linear_nvfp4_8".into(), (63, 1, 1), 128));
+        assert_eq!(chosen(8, one), ("linear_nvfp4_8".into(), (63, 1, 1), 128));
+        assert_eq!(chosen(9, one), ("linear_nvfp4_32".into(), (63, 1, 1), 128));
+        assert_eq!(chosen(64, one), ("linear_nvfp4_32".into(), (63, 2, 1), 128));
+        assert_eq!(chosen(65, one), ("linear_nvfp4_64".into(), (8, 2, 1), 256));
+        assert_eq!(chosen(65, Matrices::Picked), ("linear_nvfp4_8".into(), (63, 65, 1), 128));
+        assert_eq!(chosen(65, Matrices::Grouped(9)), ("linear_nvfp4_64".into(), (8, 9, 1), 256));
+        let chosen = |form, rows| linear((form, Activations::Fp4), 9, rows, one);
+        let Linear { kernel, shape, .. } = chosen(Form::Rows(DType::F16), 3);
+        assert_eq!((kernel.as_str(), shape.grid, shape.threads), ("linear_f16", (3, 3, 1), 128));
+        assert_eq!(chosen(Form::Tiles(Family::Nvfp4), 3).kernel, "linear_fp4_8");
+        assert_eq!(chosen(Form::Tiles(Family::Nvfp4), 9).kernel, "linear_fp4_32");
+        assert_eq!(chosen(Form::Tiles(Family::Nvfp4), 90).kernel, "linear_fp4_64");
+        assert_eq!(chosen(Form::Tiles(Family::Mxfp4), 9).kernel, "linear_mxfp4_32");
+    }
+
+    /// However rows fall, there is a group for each: as many as are full, and one more for each expert.
+    #[test]
+    fn experts_are_grouped_once_rows_share_them() {
+        assert_eq!(Matrices::of_experts(31, 32), Matrices::Picked);
+        assert_eq!(Matrices::of_experts(32, 32), Matrices::Grouped(32));
+        assert_eq!(Matrices::of_experts(2048, 32), Matrices::Grouped(64));
     }
 }

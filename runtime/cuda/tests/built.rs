@@ -68,12 +68,14 @@ fn matrices_are_multiplied_in_hardware() {
         of_kernel.into_iter().any(|(.., text)| text.contains(instruction))
     };
     for target in ["sm_121a", "sm_120f"] {
-        for kernel in ["mma_probe_nvfp4", "linear_fp4_8", "linear_fp4_32"] {
+        for kernel in ["mma_probe_nvfp4", "linear_fp4_8", "linear_fp4_32", "linear_fp4_64"] {
             assert!(holds(target, kernel, "OMMA.SF.16864.F32.E2M1.E2M1.UE4M3.4X"), "{kernel} for {target}");
         }
     }
     for target in ["sm_121a", "sm_120f", "sm_90"] {
-        for kernel in ["mma_probe_bf16", "linear_nvfp4_8", "paged_attention_bf16_16", "paged_attention_fp8_32"] {
+        for kernel in
+            ["mma_probe_bf16", "linear_nvfp4_8", "linear_nvfp4_64", "paged_attention_bf16_16", "paged_attention_fp8_32"]
+        {
             assert!(holds(target, kernel, "HMMA.16816.F32.BF16"), "{kernel} for {target}");
         }
     }

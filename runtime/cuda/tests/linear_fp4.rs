@@ -6,7 +6,7 @@ mod common;
 mod device;
 
 use common::op_plans::{experts, linear};
-use common::{MemoryWeights, Part, assert_close, limits, prepare, rows_step, run, step};
+use common::{MemoryWeights, Part, assert_close, limits, limits_of_rows, prepare, rows_step, run, step};
 use kindling_cuda::{Activations, CudaBackend};
 use kindling_kernels::{Backend, DType, Plan, PrepareError, ReferenceBackend, TensorScale};
 
@@ -41,10 +41,10 @@ fn matches_reference_with_rounded_activations() {
         if bias {
             model.1.set_scale("weight 1", TensorScale::Tensor(0.37));
         }
-        for num_rows in [1, 8, 9, 40] {
-            let step = rows_step(num_rows, shape.0, 0);
-            let found = run(&backend, &model, &limits(), &step);
-            let expected = run(&ReferenceBackend, &rounded(&model), &limits(), &step);
+        for num_rows in [1, 8, 9, 40, 65, 150] {
+            let (step, limits) = (rows_step(num_rows, shape.0, 0), limits_of_rows(150));
+            let found = run(&backend, &model, &limits, &step);
+            let expected = run(&ReferenceBackend, &rounded(&model), &limits, &step);
             assert_close(&found, &expected, TOLERANCE, &format!("{shape:?} x {num_rows}"));
         }
     }
@@ -61,18 +61,16 @@ fn matches_reference_with_rounded_activations() {
 fn experts_come_close_and_no_row_depends_on_its_batch() {
     let Some(backend) = backend() else { return };
     let model = experts(DType::NVFP4, true, (5, 2));
-    let (whole, width) = (rows_step(20, model.0.vocab_size, 0), model.0.vocab_size);
-    let mut cuda = prepare(&backend, &model.0, &model.1, &limits());
-    assert_eq!(cuda.memory(), {
-        let limits = common::with_blocks(&limits(), &model.0);
-        backend.predict(&model.0, &model.1, &limits).expect("it should be predicted")
-    });
+    let (whole, width) = (rows_step(150, model.0.vocab_size, 0), model.0.vocab_size);
+    let limits = common::with_blocks(&limits_of_rows(150), &model.0);
+    let mut cuda = prepare(&backend, &model.0, &model.1, &limits);
+    assert_eq!(cuda.memory(), backend.predict(&model.0, &model.1, &limits).expect("it should be predicted"));
     let (mut together, mut alone) = (Vec::new(), Vec::new());
     cuda.execute(&whole, &mut together).expect("it should compute");
-    let error = common::relative_error(&together, &run(&ReferenceBackend, &model, &limits(), &whole));
+    let error = common::relative_error(&together, &run(&ReferenceBackend, &model, &limits, &whole));
     println!("rounding changes experts by {error:.2e}");
     assert!(ROUNDING.contains(&error), "{error}");
-    for row in 0..20 {
+    for row in (0..150).step_by(3) {
         let part = Part { tokens: &whole.token_ids[row..=row], context_len: 0, blocks: &[0] };
         cuda.execute(&step(&[part], 0), &mut alone).expect("it should compute");
         assert_eq!(alone, together[row * width..(row + 1) * width], "row {row}");

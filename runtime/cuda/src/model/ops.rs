@@ -7,7 +7,7 @@ use super::{CudaModel, StepSize};
 use crate::attention_shape;
 use crate::backend::kept_name;
 use crate::driver::GpuError;
-use crate::launch::{self, Activations, Arg, Shape};
+use crate::launch::{self, Activations, Arg, FEW_ROWS, Linear, Matrices, Shape};
 use crate::memory::Address;
 use crate::weights::{Form, Layout};
 
@@ -30,15 +30,17 @@ pub(crate) fn kernels(
     limits: &Limits,
 ) -> Vec<String> {
     let matrix = |id: WeightId| weights.matrix(plan, id);
-    let linear = |id: WeightId, has_picks| {
+    let linear = |id: WeightId, matrices: &[Matrices]| {
         let form = matrix(id).form;
         let quantise = activations.is_fp4_for(form).then(|| "quantise_fp4".to_owned());
-        let linear = [1, u32::MAX].map(|rows| launch::linear((form, activations), 1, rows, has_picks).0);
-        linear.into_iter().chain(quantise).collect::<Vec<_>>()
+        let rows = [1, 2 * FEW_ROWS, u32::MAX];
+        let choices = matrices.iter().flat_map(|matrices| rows.map(|rows| (rows, *matrices)));
+        let names = choices.map(|(rows, matrices)| launch::linear((form, activations), 1, rows, matrices).kernel);
+        names.chain(quantise).collect::<Vec<_>>()
     };
     match *op {
         Op::EmbedTokens { weight, .. } => vec![launch::embed_tokens(matrix(weight).form)],
-        Op::Linear { weight, .. } => linear(weight, false),
+        Op::Linear { weight, .. } => linear(weight, &[Matrices::One]),
         Op::KvCacheAppend { .. } => vec![format!("kv_cache_append_{}", kept_name(limits.kv_type))],
         Op::PagedAttention { group, .. } => {
             let head_dim = plan.cache_groups[group.0].head_dim;
@@ -47,21 +49,32 @@ pub(crate) fn kernels(
             names
         }
         Op::MoeExperts { experts, .. } => {
-            let mut names = ["moe_pick", "moe_sum", "gated_activation"].map(str::to_owned).to_vec();
-            names.extend([experts.gate, experts.up, experts.down].into_iter().flat_map(|id| linear(id, true)));
+            let mut names = ["moe_pick", "moe_group", "moe_sum", "gated_activation"].map(str::to_owned).to_vec();
+            let matrices = [Matrices::Picked, Matrices::Grouped(1)];
+            names.extend([experts.gate, experts.up, experts.down].into_iter().flat_map(|id| linear(id, &matrices)));
             names
         }
         _ => vec![op.name().to_owned()],
     }
 }
 
-/// What a linear layer computes with; no pointers where there are no picks.
+/// What a linear layer computes with.
 pub(super) struct LinearRows {
     pub input: Address,
     pub output: Address,
     pub rows: u32,
-    pub picks: Address,
+    pub matrices: Matrices,
+    /// Where there are several.
+    pub chosen: Chosen,
     pub rows_per_input: u32,
+}
+
+/// Which matrix each row meets, and the same by groups.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Chosen {
+    pub picks: Address,
+    pub groups: Address,
+    pub order: Address,
 }
 
 impl CudaModel {
@@ -87,7 +100,8 @@ impl CudaModel {
                     input: self.at(input),
                     output: self.at(output),
                     rows: self.num_rows(input, size),
-                    picks: 0,
+                    matrices: Matrices::One,
+                    chosen: Chosen::default(),
                     rows_per_input: 1,
                 };
                 self.linear((weight, bias), &rows)
@@ -182,15 +196,20 @@ impl CudaModel {
         let (matrix, addresses) = self.weights.matrix(&self.plan, weight);
         let bias = bias.map_or(0, |bias| self.weights.vector(&self.plan, bias));
         let features = matrix.features as u32;
-        let (name, shape) = launch::linear((matrix.form, self.precision), features, rows.rows, rows.picks != 0);
+        let Linear { kernel, shape, takes_groups } =
+            launch::linear((matrix.form, self.precision), features, rows.rows, rows.matrices);
+        let Chosen { picks, groups, order } = rows.chosen;
+        let which: &[_] = if takes_groups { &[Arg::At(groups), Arg::At(order)] } else { &[Arg::At(picks)] };
         if self.precision.is_fp4_for(matrix.form) {
             let row_len = matrix.row_len as u32;
             let [codes, scales, factors] = self.quantise_fp4(rows, row_len)?;
             let weights = [addresses.codes, addresses.scales, addresses.row_scales, bias].map(Arg::At);
             let mut args = weights.to_vec();
             args.extend([codes, scales, factors, Arg::At(rows.output), Arg::U32(features), Arg::U32(row_len)]);
-            args.extend([Arg::U32(rows.rows), Arg::At(rows.picks), Arg::U32(rows.rows_per_input)]);
-            return self.kernels.launch(&name, shape, &args);
+            args.push(Arg::U32(rows.rows));
+            args.extend(which);
+            args.push(Arg::U32(rows.rows_per_input));
+            return self.kernels.launch(&kernel, shape, &args);
         }
         let is_tiled = matches!(matrix.form, Form::Tiles(_));
         let mut args = vec![Arg::At(addresses.codes)];
@@ -200,9 +219,11 @@ impl CudaModel {
         args.extend([Arg::At(bias), Arg::At(rows.input), Arg::At(rows.output)]);
         args.extend([Arg::U32(features), Arg::U32(matrix.row_len as u32)]);
         args.extend(is_tiled.then_some(Arg::U32(rows.rows)));
-        args.extend([Arg::At(rows.picks), Arg::U32(rows.rows_per_input)]);
-        self.kernels.launch(&name, shape, &args)
+        args.extend(which);
+        args.push(Arg::U32(rows.rows_per_input));
+        self.kernels.launch(&kernel, shape, &args)
     }
+
     /// The rows of a layer's input in NVFP4: where codes, scales and factors are then.
     fn quantise_fp4(&self, rows: &LinearRows, row_len: u32) -> Result<[Arg; 3], GpuError> {
         let places = &self.places.fp4;

@@ -90,7 +90,7 @@ pub(super) fn all(has_fp4: bool) -> Vec<Case> {
     let mut cases = small_ops();
     cases.extend(linear());
     if has_fp4 {
-        cases.extend([3, 33].map(linear_fp4));
+        cases.extend([3, 33, 70].map(linear_fp4));
     }
     cases.extend(experts());
     cases.extend(attention());
@@ -108,7 +108,7 @@ const fn tolerance(dtype: DType) -> f64 {
 fn linear() -> Vec<Case> {
     let mut cases = Vec::new();
     for dtype in DTYPES {
-        for count in [3, 33] {
+        for count in [3, 33, 70] {
             let what = format!("linear {dtype}, {count} rows");
             let model = plans::linear(dtype, (37, 768), count == 3);
             cases.push(case(&["linear_"], (what, tolerance(dtype)), model, rows(count)));
@@ -160,8 +160,12 @@ fn experts() -> Vec<Case> {
     let dtypes = [DType::F32, DType::BF16, DType::F8E4M3, DType::Q4_1, DType::Q8_0, DType::NVFP4, DType::MXFP4];
     let experts = dtypes.map(|dtype| {
         let model = plans::experts(dtype, true, (5, 2));
-        // The one whose matrices are the simplest stands for what chooses and sums.
-        let about: &[_] = if dtype == DType::F32 { &["moe_pick", "moe_sum", "linear_"] } else { &["linear_"] };
+        // Those whose matrices are the simplest stand for what chooses and sums, and for groups, which rows in f32 have not.
+        let about: &[_] = match dtype {
+            DType::F32 => &["moe_pick", "moe_sum", "linear_"],
+            DType::BF16 => &["moe_group", "linear_"],
+            _ => &["linear_"],
+        };
         case(about, (format!("experts {dtype}"), tolerance(dtype)), model, rows(33))
     });
     routes.into_iter().chain(experts).collect()

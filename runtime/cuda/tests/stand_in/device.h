@@ -77,6 +77,14 @@ template <class T> T __shfl_xor_sync(unsigned mask, T value, unsigned lanes) {
     return stand_in::lane_value(value, stand_in::current->lane ^ lanes, mask);
 }
 template <class T> T __shfl_sync(unsigned mask, T value, unsigned lane) { return stand_in::lane_value(value, lane, mask); }
+inline unsigned __ballot_sync(unsigned mask, bool is_set) {
+    unsigned all = 0;
+    for (unsigned lane = 0; lane < stand_in::LANES; ++lane) {
+        all |= stand_in::lane_value((unsigned)is_set, lane, mask) << lane;
+    }
+    return all;
+}
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline float __uint_as_float(uint32_t bits) { float value; std::memcpy(&value, &bits, 4); return value; }
 inline uint32_t __float_as_uint(float value) { uint32_t bits; std::memcpy(&bits, &value, 4); return bits; }
 inline float __fmul_rn(float a, float b) { return a * b; }

@@ -44,6 +44,12 @@ pub fn limits() -> Limits {
     }
 }
 
+/// The same for up to so many rows in a step.
+pub fn limits_of_rows(num_rows: usize) -> Limits {
+    let max_context = limits().max_context.max(num_rows);
+    Limits { max_tokens_per_step: num_rows, max_logits_per_step: num_rows, max_context, ..limits() }
+}
+
 /// The same number of blocks for every cache group of `plan`, where the limits say nothing.
 pub fn with_blocks(limits: &Limits, plan: &Plan) -> Limits {
     let mut limits = limits.clone();
