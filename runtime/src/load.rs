@@ -33,12 +33,12 @@ pub fn load(shared: &Arc<Shared>, backend: &dyn Backend) -> Result<EngineLoop, L
         kindling_models::open(&config.model_path)
             .map_err(|source| LoadError::Open { path: config.model_path.clone(), source: Box::new(source) })?;
     let plan = spec.lower();
-    let (num_tensors, saved_bytes) = config.weights_remainder.effect(&plan, &*weights);
-    let mut facts = facts;
-    if num_tensors > 0 {
-        facts.quantization = format!("{}, 16 bits as FP8", facts.quantization);
-        tracing::info!(num_tensors, saved_bytes, "matrices in 16 bits become FP8 while they are read");
+    let (num_changed, saved_bytes) = config.weights_remainder.effect(&plan, &*weights);
+    if num_changed > 0 {
+        tracing::info!(num_changed, saved_bytes, "matrices of 16 bits get 8 while they are read");
     }
+    let quantization = config.weights_remainder.quantization(&facts.quantization, num_changed);
+    let facts = ModelFacts { quantization, ..facts };
     let limits = config.limits(facts.context_length, &plan.cache_groups)?;
     let weights: Arc<dyn WeightSource> = match config.read_bytes_per_second {
         Some(rate) => Arc::new(ThrottledWeights::new(weights, rate)),
@@ -158,6 +158,7 @@ fn engine_config(shared: &Shared, plan: &Plan, limits: &Limits, eos_token_ids: V
         max_batched_tokens: limits.max_tokens_per_step,
         aging_steps: AGING_STEPS,
         prefix_cache: shared.config.prefix_cache,
+        sampling_threads: shared.config.threads(),
         speculation: (max_draft_tokens > 0).then_some(Speculation { max_draft_tokens, min_match: MIN_MATCH }),
         eos_token_ids,
     }

@@ -24,6 +24,8 @@ pub struct EngineConfig {
     pub prefix_cache: bool,
     /// Guesses tokens ahead, if set.
     pub speculation: Option<Speculation>,
+    /// Threads that may choose a step's tokens, the caller's included.
+    pub sampling_threads: usize,
     /// Tokens that end a sequence unless its request ignores them.
     pub eos_token_ids: Vec<TokenId>,
 }
@@ -63,6 +65,7 @@ impl EngineConfig {
             ("max context", self.max_context),
             ("max running", self.max_running),
             ("max batched tokens", self.max_batched_tokens),
+            ("sampling threads", self.sampling_threads),
             ("min match of speculation", self.speculation.map_or(1, |speculation| speculation.min_match)),
             ("max draft tokens of speculation", self.speculation.map_or(1, |speculation| speculation.max_draft_tokens)),
         ] {

@@ -134,3 +134,29 @@ fn a_mask_decides_for_its_own_row() {
     let tokens: Vec<_> = sampled.into_iter().map(|sampled| sampled.unwrap().token_id).collect();
     assert_eq!(tokens, [5, 9]);
 }
+
+#[test]
+fn threads_choose_the_same_tokens_in_the_same_order() {
+    const LARGE: usize = 300_000;
+    let chosen = |sampling_threads| {
+        let mut engine = Engine::new(EngineConfig { sampling_threads, ..config(100) }).unwrap();
+        for id in 0..4 {
+            let mut request = plain_request(id, 3, 5);
+            request.sampling.temperature = 1.0;
+            request.sampling.seed = 7 + id;
+            engine.add(request).unwrap();
+        }
+        let plan = engine.plan_step();
+        // Ended while the step was computed.
+        assert!(engine.abort(RequestId(2)));
+        let logits: Vec<f32> = (0..4 * LARGE).map(|index| (index % 1009) as f32 / 100.0).collect();
+        let sampled = engine.sample(&plan, &logits, LARGE, &[None, None, None, None]);
+        sampled.into_iter().map(|sampled| sampled.unwrap().token_id).collect::<Vec<_>>()
+    };
+    let alone = chosen(1);
+    assert_eq!((alone.len(), alone[2]), (4, 0));
+    assert!(alone[0] != alone[1] && alone[1] != alone[3], "{alone:?}");
+    for threads in [2, 3, 16] {
+        assert_eq!(chosen(threads), alone, "{threads} threads");
+    }
+}

@@ -9,6 +9,8 @@ use crate::{SequenceId, TokenMask};
 
 /// Stands where a token is thrown away by [`Engine::complete`].
 const UNUSED: Sampled = Sampled { token_id: 0, logprobs: None };
+/// A thread costs some ten microseconds: each is to have ten times of that to do.
+const LOGITS_PER_THREAD: usize = 256 * 1024;
 
 impl Engine {
     /// Chooses a token for each row of logits.
@@ -29,17 +31,19 @@ impl Engine {
         let num_logits = plan.logit_rows().count();
         assert_eq!(logits.len(), num_logits * vocab_size, "logits should be [num_logits, vocab_size]");
         assert_eq!(masks.len(), num_logits, "masks should be [num_logits]");
-        let mut rows = logits.chunks_exact(vocab_size).zip(masks);
-        let mut sampled = Vec::with_capacity(num_logits);
-        for planned in plan.wanting_logits() {
-            let rows = rows.by_ref().take(planned.num_logits());
-            match self.find(planned.id) {
-                Some(sequence) => choose(sequence, rows, &mut sampled),
-                // Ended meanwhile.
-                None => sampled.extend(rows.map(|_| Ok(UNUSED))),
+        let mut first = 0;
+        let jobs = plan.wanting_logits().map(|planned| {
+            let own = first..first + planned.num_logits();
+            first = own.end;
+            Job {
+                sequence: self.find(planned.id),
+                logits: &logits[own.start * vocab_size..own.end * vocab_size],
+                masks: &masks[own],
             }
-        }
-        sampled
+        });
+        let jobs: Vec<Job<'_>> = jobs.collect();
+        let threads = self.config.sampling_threads.min(logits.len() / LOGITS_PER_THREAD).max(1);
+        choose_all(&jobs, vocab_size, threads)
     }
 
     fn find(&self, id: SequenceId) -> Option<&Sequence> {
@@ -112,6 +116,44 @@ impl Engine {
         }
         sequence.release_out_of_sight(&self.groups);
     }
+}
+
+/// The rows of one sequence; nothing is chosen for one that ended meanwhile.
+struct Job<'a> {
+    sequence: Option<&'a Sequence>,
+    logits: &'a [f32],
+    masks: &'a [Option<TokenMask>],
+}
+
+/// Shares the sequences among threads: a row of 128 k logits takes up to half a millisecond, in which a GPU waits.
+fn choose_all(jobs: &[Job<'_>], vocab_size: usize, threads: usize) -> Vec<Result<Sampled, SampleError>> {
+    let choose_these = |jobs: &[Job<'_>]| {
+        let mut sampled = Vec::new();
+        for Job { sequence, logits, masks } in jobs {
+            match sequence {
+                Some(sequence) => choose(sequence, logits.chunks_exact(vocab_size).zip(*masks), &mut sampled),
+                None => sampled.extend(masks.iter().map(|_| Ok(UNUSED))),
+            }
+        }
+        sampled
+    };
+    let mut parts = jobs.chunks(jobs.len().div_ceil(threads).max(1));
+    let own = parts.next().unwrap_or_default();
+    std::thread::scope(|scope| {
+        let start =
+            |part| std::thread::Builder::new().spawn_scoped(scope, move || choose_these(part)).map_err(|_| part);
+        // Collected first, so that all of them run.
+        let others: Vec<_> = parts.map(start).collect();
+        let mut sampled = choose_these(own);
+        for other in others {
+            sampled.extend(match other {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                // The machine has no thread to give.
+                Err(part) => choose_these(part),
+            });
+        }
+        sampled
+    })
 }
 
 /// Samples the rows of one sequence. With each row the guess before it is taken for granted; the first token that

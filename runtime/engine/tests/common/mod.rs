@@ -31,6 +31,7 @@ pub fn config(num_blocks: u32) -> EngineConfig {
         aging_steps: 20,
         prefix_cache: false,
         speculation: None,
+        sampling_threads: 1,
         eos_token_ids: vec![EOS],
     }
 }
