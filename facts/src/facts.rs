@@ -80,9 +80,7 @@ impl Facts {
         if let Some(lowered) = self.lowered.take() {
             let (lowered, num_changed) = lowered.with_remainder(remainder);
             self.lowered = Some(lowered);
-            if num_changed > 0 {
-                self.quantization = format!("{}, 16 bits as FP8", self.quantization);
-            }
+            self.quantization = remainder.quantization(&self.quantization, num_changed);
         }
         self
     }

@@ -128,7 +128,7 @@ async fn what_is_in_16_bits_can_become_less_and_is_predicted_so() {
             let Ok(held) = predicted((&path, Remainder::Fp8), &serving, 4) else { continue };
             let [before, after] = [&kept, &narrow].map(|facts| facts.model(&serving, Some(4)).unwrap().weights.0);
             assert_eq!(after, held.weight_bytes as u64, "{}", path.display());
-            let is_said = narrow.quantization.ends_with(", 16 bits as FP8");
+            let is_said = narrow.quantization.ends_with(", matrices of 16 bits in 8");
             assert_eq!(after < before, is_said, "{}: {after} of {before}", path.display());
             changed += u32::from(is_said);
         }

@@ -35,6 +35,14 @@ impl Remainder {
         }
     }
 
+    /// How a checkpoint is called whose tensors are stored so, if some of them become something else.
+    pub fn quantization(self, stored: &str, num_changed: usize) -> String {
+        match self {
+            Self::Fp8 if num_changed > 0 => format!("{stored}, matrices of 16 bits in 8"),
+            _ => stored.to_owned(),
+        }
+    }
+
     /// How many stored tensors become something else, and how many bytes less there are then to read.
     pub fn effect(self, plan: &Plan, weights: &dyn WeightSource) -> (usize, u64) {
         let changed = match self {
