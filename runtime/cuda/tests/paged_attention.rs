@@ -6,7 +6,7 @@ mod common;
 mod device;
 
 use common::op_plans::{attention, attention_with, in_steps};
-use common::{NUM_BLOCKS, Part, Rng, assert_close, limits, prepare, run, step};
+use common::{NUM_BLOCKS, Part, Rng, assert_close, limits, limits_of_rows, prepare, run, step};
 use kindling_kernels::{CacheGroupKind, EVICTED_BLOCK, KvType, Limits, ReferenceBackend};
 
 /// Queries, keys, values and the weights of positions are rounded to BF16: measured 2.85e-3 at most on 2026-11-23 on the stand-in.
@@ -66,6 +66,27 @@ fn long_contexts_give_the_same_bits_however_they_are_cut() {
         assert_close(&whole, &expected, tolerance, &format!("{kind:?} {kv_type:?}"));
         let cut = in_steps(&backend, &model, (&tokens, &others), (&[300, 1, 255, 2, 1, 1, 50, 1], &limits));
         assert_eq!(cut, whole, "{kind:?} {kv_type:?}");
+    }
+}
+
+/// Contexts of so many spans that a block sees to several of them; of a window, spans that begin far behind the first.
+#[test]
+fn contexts_of_more_spans_than_blocks_match_reference() {
+    let Some(backend) = device::backend() else { return };
+    let mut rng = Rng(9);
+    for kind in [CacheGroupKind::Full, CacheGroupKind::Window { window: 8400 }] {
+        let model = attention((1, 1, 8), kind);
+        let (len, num_blocks) = (8700, 544);
+        let limits = Limits { max_context: len, num_blocks: vec![num_blocks], ..limits_of_rows(len) };
+        let (mut tokens, blocks) = (tokens(&mut rng, len, model.0.vocab_size), rng.permutation(num_blocks));
+        // The values of the others nearly cancel out, so these few positions matter.
+        tokens[8192..8600].fill(3);
+        let expected = in_steps(&ReferenceBackend, &model, (&tokens, &blocks), (&[len], &limits));
+        let found = in_steps(&backend, &model, (&tokens, &blocks), (&[8600, 1, 98, 1], &limits));
+        for (what, rows) in [("decoded", 8600..8601), ("of a prompt", 8601..8699), ("decoded last", 8699..8700)] {
+            let of_rows = |all: &[f32]| all[rows.start * 8..rows.end * 8].to_vec();
+            assert_close(&of_rows(&found), &of_rows(&expected), TOLERANCE, &format!("{kind:?}, {what}"));
+        }
     }
 }
 
