@@ -9,7 +9,7 @@ use anyhow::Context;
 use crate::shell::{cargo, command, read, root, run};
 
 /// The tests that compute on a device.
-const TESTS: [&str; 9] = [
+const TESTS: [&str; 10] = [
     "self_test",
     "graphs",
     "linear",
@@ -19,10 +19,13 @@ const TESTS: [&str; 9] = [
     "recurrent",
     "tiny_models",
     "sample_model",
+    "soak",
 ];
 const BENCH: &str = "gpu_bench";
 /// Where they are gathered; git ignores it.
 const FOLDER: &str = "target/gpu";
+/// NVIDIA's tool that looks at every access of a kernel, as a Python package.
+const SANITIZER: &str = "nvidia-cuda-sanitizer-api==13.0.85";
 /// What runs them there.
 const CHECK: &str = "runtime/cuda/tests/gpu_check.sh";
 
@@ -36,6 +39,7 @@ pub fn run_gpu() -> anyhow::Result<()> {
         let program = programs.get(*name).with_context(|| format!("cargo built no {name}"))?;
         copy(program, &folder.join(name))?;
     }
+    bring_sanitizer(&folder.join("sanitizer"))?;
     if !Path::new("/dev/nvidiactl").exists() {
         println!("no GPU here: take the repository with {FOLDER} to a machine that has one, and run there");
         println!("sh {CHECK}");
@@ -57,6 +61,27 @@ fn build() -> anyhow::Result<BTreeMap<String, PathBuf>> {
         }
     }
     Ok(programs)
+}
+
+/// Its programs and libraries side by side, 27 MB.
+fn bring_sanitizer(folder: &Path) -> anyhow::Result<()> {
+    if folder.join("compute-sanitizer").is_file() {
+        return Ok(());
+    }
+    let installed = folder.with_file_name("sanitizer-package");
+    let target = installed.to_str().context("the repository's path should be text")?;
+    let arguments = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target", target];
+    run(command("python3", &arguments).arg(SANITIZER)).context("install NVIDIA's sanitizer")?;
+    std::fs::create_dir_all(folder)?;
+    for part in ["lib", "bin"] {
+        for entry in std::fs::read_dir(installed.join("nvidia/cu13").join(part))? {
+            let path = entry?.path();
+            if let Some(name) = path.file_name().filter(|_| path.is_file()) {
+                std::fs::rename(&path, folder.join(name))?;
+            }
+        }
+    }
+    Ok(std::fs::remove_dir_all(installed)?)
 }
 
 /// Without what only a debugger reads: it has to travel.

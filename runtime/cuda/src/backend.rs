@@ -12,7 +12,7 @@ use crate::activations::ActivationPlaces;
 use crate::driver::{Gpu, GpuError, Loaded, probe};
 use crate::kv_cache::{KvCaches, KvPlaces};
 use crate::launch::Activations;
-use crate::memory::Region;
+use crate::memory::{Guards, Region};
 use crate::model::{CudaModel, kernels};
 use crate::selftest::{Check, SelfTests};
 use crate::timing::OpTimes;
@@ -31,6 +31,7 @@ pub struct CudaBackend {
     /// Once it is there.
     loaded: OnceLock<Arc<Loaded>>,
     times: Option<OpTimes>,
+    guards: Option<Guards>,
     is_eager: bool,
     activations: Activations,
     self_tests: Option<SelfTests>,
@@ -53,6 +54,12 @@ impl CudaBackend {
     #[must_use]
     pub fn timed(self, times: &OpTimes) -> Self {
         Self { times: Some(times.clone()), ..self }
+    }
+
+    /// The same, but its regions are guarded: whether somebody wrote beside them is told when they are given back.
+    #[must_use]
+    pub fn guarded(self, guards: &Guards) -> Self {
+        Self { guards: Some(guards.clone()), ..self }
     }
 
     /// The same, but without graphs: the driver gets one kernel after another.
@@ -153,7 +160,11 @@ impl Backend for CudaBackend {
         self.test(&gpu, &needed).map_err(GpuError::preparing)?;
         let loaded = self.loaded().map_err(GpuError::preparing)?;
         let take = |num_bytes, what: &'static str| {
-            Region::new(&loaded.context, num_bytes, what).map_err(|error| match error {
+            let taken = match &self.guards {
+                Some(guards) => Region::guarded(&loaded.context, num_bytes, what, guards.clone()),
+                None => Region::new(&loaded.context, num_bytes, what),
+            };
+            taken.map_err(|error| match error {
                 GpuError::NoMemory { .. } => PrepareError::Memory { what, num_bytes },
                 error => error.preparing(),
             })

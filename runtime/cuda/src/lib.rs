@@ -26,5 +26,6 @@ pub use backend::CudaBackend;
 pub use code::{Code, Target};
 pub use driver::{Gpu, GpuError, Loaded, probe};
 pub use launch::Activations;
+pub use memory::Guards;
 pub use selftest::{Check, Said, SelfTests, self_test};
 pub use timing::{OpTime, OpTimes};

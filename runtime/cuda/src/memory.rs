@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "the driver is foreign code")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cudarc::driver::{CudaContext, CudaStream, result, sys};
 
@@ -13,17 +14,32 @@ pub(crate) const ALIGNMENT: usize = 256;
 /// An address of the device.
 pub(crate) type Address = u64;
 
+/// What stands on both sides of a guarded region, for tests: somebody who writes there is found out.
+const GUARD: [u8; ALIGNMENT] = [0xa5; ALIGNMENT];
+
+/// What became of guarded regions that were given back.
+#[derive(Debug, Clone, Default)]
+pub struct Guards(Arc<[AtomicUsize; 2]>);
+
+impl Guards {
+    /// Regions beside which nobody wrote, and those beside which somebody did.
+    pub fn seen(&self) -> (usize, usize) {
+        (self.0[0].load(Ordering::Relaxed), self.0[1].load(Ordering::Relaxed))
+    }
+}
+
 /// One piece of plain device memory, zero at first.
 pub(crate) struct Region {
     context: Arc<CudaContext>,
     start: Address,
     num_bytes: usize,
+    guards: Option<Guards>,
 }
 
 impl Region {
     /// Takes memory and clears it; `what` is for the message if there is none. Nothing is taken for no bytes.
     pub(crate) fn new(context: &Arc<CudaContext>, num_bytes: usize, what: &'static str) -> Result<Self, GpuError> {
-        let mut region = Self { context: Arc::clone(context), start: 0, num_bytes };
+        let mut region = Self { context: Arc::clone(context), start: 0, num_bytes, guards: None };
         if num_bytes > 0 {
             let failed = || GpuError::of(what);
             context.bind_to_thread().map_err(failed())?;
@@ -33,6 +49,32 @@ impl Region {
             unsafe { result::memset_d8_sync(region.start, 0, num_bytes) }.map_err(failed())?;
         }
         Ok(region)
+    }
+
+    /// The same between two guards.
+    pub(crate) fn guarded(
+        context: &Arc<CudaContext>,
+        num_bytes: usize,
+        what: &'static str,
+        guards: Guards,
+    ) -> Result<Self, GpuError> {
+        let all = num_bytes.checked_add(2 * GUARD.len()).ok_or(GpuError::NoMemory { what })?;
+        let mut region = Self::new(context, all, what)?;
+        region.write(0, &GUARD)?;
+        region.write(GUARD.len() + num_bytes, &GUARD)?;
+        region.start += GUARD.len() as u64;
+        (region.num_bytes, region.guards) = (num_bytes, Some(guards));
+        Ok(region)
+    }
+
+    /// Looks at both guards.
+    fn is_intact(&self) -> bool {
+        [self.start - GUARD.len() as u64, self.start + self.num_bytes as u64].iter().all(|side| {
+            let mut found = [0; GUARD.len()];
+            // SAFETY: `guarded` has allocated so many bytes on both sides; the copy is done when the call returns.
+            let copied = unsafe { result::memcpy_dtoh_sync(&mut found, *side) };
+            copied.is_ok() && found == GUARD
+        })
     }
 
     /// What it holds.
@@ -122,8 +164,13 @@ impl Region {
 impl Drop for Region {
     fn drop(&mut self) {
         if self.start != 0 && self.context.bind_to_thread().is_ok() {
+            let mut start = self.start;
+            if let Some(guards) = &self.guards {
+                guards.0[usize::from(!self.is_intact())].fetch_add(1, Ordering::Relaxed);
+                start -= GUARD.len() as u64;
+            }
             // SAFETY: allocated in `new`, and nobody has its address any more. What the driver says at the end helps nobody.
-            let _ = unsafe { result::memory_free(self.start as sys::CUdeviceptr) };
+            let _ = unsafe { result::memory_free(start as sys::CUdeviceptr) };
         }
     }
 }

@@ -89,7 +89,8 @@ Result cuCtxSynchronize(void) { NOT_WHILE_CAPTURED(); return SUCCESS; }
 Result cuStreamSynchronize(void *stream) { (void)stream; ANSWER("cuStreamSynchronize"); NOT_WHILE_CAPTURED(); return SUCCESS; }
 Result cuStreamCreate(void **stream, unsigned flags) { (void)flags; ANSWER("cuStreamCreate"); *stream = &context; return SUCCESS; }
 Result cuStreamDestroy_v2(void *stream) { (void)stream; return SUCCESS; }
-Result cuMemGetInfo_v2(size_t *available, size_t *total) { *available = 100ul << 30; *total = 119ul << 30; return SUCCESS; }
+static size_t in_use;
+Result cuMemGetInfo_v2(size_t *available, size_t *total) { *available = (100ul << 30) - in_use; *total = 119ul << 30; return SUCCESS; }
 
 // Only what is a fatbin is taken: its first four bytes say so.
 Result cuModuleLoadData(void **module, const void *image) {
@@ -206,6 +207,7 @@ Result cuMemAlloc_v2(unsigned long long *pointer, size_t bytes) {
     // What was never written is no number.
     memset(start + GUARD, 0xff, bytes);
     memset(start + GUARD + bytes, GUARD_BYTE, GUARD);
+    in_use += bytes;
     *pointer = (unsigned long long)(size_t)(start + GUARD);
     return SUCCESS;
 }
@@ -219,6 +221,7 @@ Result cuMemFree_v2(unsigned long long pointer) {
             abort();
         }
     }
+    in_use -= bytes;
     free(start);
     return SUCCESS;
 }
