@@ -42,21 +42,26 @@ impl Report {
     /// Runs `cargo test … -- --show-output`. Which tests pass is shown, not what they printed.
     pub fn cargo_test(&mut self, tests: &mut Command) -> anyhow::Result<()> {
         let mut of_passed = OfPassed::default();
-        run_reading(tests, &mut |line| {
-            self.count_cargo(line);
-            !of_passed.holds(line)
-        })
+        run_reading(tests, &mut |line| self.shows(&mut of_passed, line))
     }
 
     /// What such a run printed before.
     pub fn read_cargo<'a>(&mut self, lines: impl Iterator<Item = &'a str>) {
         let mut of_passed = OfPassed::default();
-        for line in lines {
-            self.count_cargo(line);
-            if !of_passed.holds(line) {
-                println!("{line}");
-            }
+        for line in lines.filter(|line| self.shows(&mut of_passed, line)) {
+            println!("{line}");
         }
+    }
+
+    /// Counts a line, and tells whether somebody would read it.
+    fn shows(&mut self, of_passed: &mut OfPassed, line: &str) -> bool {
+        let is_of_passed = of_passed.holds(line);
+        if is_of_passed {
+            self.note_skip(line);
+        } else {
+            self.count_cargo(line);
+        }
+        !is_of_passed
     }
 
     /// Reads a line of a program that closes with `12 passed, 0 failed`.
@@ -152,8 +157,9 @@ mod tests {
         let printed = "running 2 tests\ntest a ... ok\ntest b ... FAILED\n\nsuccesses:\n\n---- a stdout ----\nSKIPPED: no GPU\n\n\
                        successes:\n    a\n\nfailures:\n\n---- b stdout ----\nboom\n\nfailures:\n    b\n\n\
                        test result: FAILED. 1 passed; 1 failed; 0 ignored";
-        let mut of_passed = OfPassed::default();
-        let shown: Vec<_> = printed.lines().filter(|line| !of_passed.holds(line) && !line.is_empty()).collect();
+        let (mut report, mut of_passed) = (Report::default(), OfPassed::default());
+        let shown: Vec<_> =
+            printed.lines().filter(|line| report.shows(&mut of_passed, line) && !line.is_empty()).collect();
         let expected = [
             "running 2 tests",
             "test a ... ok",
@@ -166,8 +172,6 @@ mod tests {
             "test result: FAILED. 1 passed; 1 failed; 0 ignored",
         ];
         assert_eq!(shown, expected);
-        let mut report = Report::default();
-        report.read_cargo(printed.lines());
         assert_eq!((report.num_passed, report.num_failed), (1, 1));
         assert_eq!(report.failures, ["test b"]);
         assert_eq!(report.skips, ["no GPU"]);
