@@ -1,5 +1,5 @@
-//! `cargo xtask gpu`: the kernels on a GPU, correctness first, then timings. A machine without one builds everything into one
-//! folder, which travels with the repository to a machine that has one, and needs no Rust, no network and no CUDA there.
+//! `cargo xtask gpu`: the kernels on a GPU, correctness first, then timings. A machine without one packs everything into one
+//! archive, which travels with the repository to a machine that has one, and needs no Rust, no network and no CUDA there.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,8 +22,11 @@ const TESTS: [&str; 10] = [
     "soak",
 ];
 const BENCH: &str = "gpu_bench";
-/// Where they are gathered; git ignores it.
+/// Where they are packed; git ignores it.
 const FOLDER: &str = "target/gpu";
+const ARCHIVE: &str = "programs.tar.gz";
+/// Where they are gathered before.
+const GATHERED: &str = "target/gpu-programs";
 /// NVIDIA's tool that looks at every access of a kernel, as a Python package.
 const SANITIZER: &str = "nvidia-cuda-sanitizer-api==13.0.85";
 /// What runs them there.
@@ -32,14 +35,23 @@ const CHECK: &str = "runtime/cuda/tests/gpu_check.sh";
 /// Runs `cargo xtask gpu`.
 pub fn run_gpu() -> anyhow::Result<()> {
     crate::cuda::install()?;
-    let folder = root().join(FOLDER);
-    std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-    let programs = build()?;
+    let [folder, packed] = [GATHERED, FOLDER].map(|folder| root().join(folder));
+    for folder in [&folder, &packed] {
+        std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+    }
+    let mut programs = build("test", &["--no-run"], &TESTS.map(|name| ["--test", name]).concat())?;
+    // `cargo test` would make a test of it.
+    programs.extend(build("build", &[], &["--example", BENCH])?);
     for name in TESTS.iter().chain([&BENCH]) {
         let program = programs.get(*name).with_context(|| format!("cargo built no {name}"))?;
         copy(program, &folder.join(name))?;
     }
     bring_sanitizer(&folder.join("sanitizer"))?;
+    let archive = packed.join(ARCHIVE);
+    let paths = [archive.to_str(), folder.to_str()].map(|path| path.context("the repository's path should be text"));
+    let [archive_path, folder_path] = paths;
+    run(&mut command("tar", &["-czf", archive_path?, "-C", folder_path?, "."]))?;
+    println!("{}: {} MB", archive.display(), std::fs::metadata(&archive)?.len() / 1_000_000);
     if !Path::new("/dev/nvidiactl").exists() {
         println!("no GPU here: take the repository with {FOLDER} to a machine that has one, and run there");
         println!("sh {CHECK}");
@@ -49,10 +61,8 @@ pub fn run_gpu() -> anyhow::Result<()> {
 }
 
 /// Programs by name. Without the compiler's messages of what it did, only where it left things.
-fn build() -> anyhow::Result<BTreeMap<String, PathBuf>> {
-    let mut arguments = vec!["test", "--release", "-p", "kindling-cuda", "--no-run", "--message-format=json"];
-    arguments.extend(TESTS.iter().flat_map(|name| ["--test", *name]));
-    arguments.extend(["--example", BENCH]);
+fn build(how: &str, more: &[&str], names: &[&str]) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    let arguments = [&[how, "--release", "-p", "kindling-cuda", "--message-format=json"], more, names].concat();
     let mut programs = BTreeMap::new();
     for line in read(&mut cargo(&arguments))?.lines() {
         let message: serde_json::Value = serde_json::from_str(line).context("read what cargo says")?;

@@ -3,7 +3,7 @@
 use crate::code::Target;
 
 /// Every kernel for every target, or nothing where no nvcc was there.
-pub const FATBIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+pub static FATBIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
 /// What nvcc said of registers, spills and shared memory.
 const USAGE: &str = include_str!(concat!(env!("OUT_DIR"), "/usage.txt"));
 const TARGETS: &str = include_str!("../targets.txt");

@@ -4,7 +4,7 @@
 #   tests, timings      one without the other
 #   soak                mixed requests for KINDLING_SOAK_SECONDS (480)
 #   memcheck, racecheck the tests of single kernels, every access looked at by NVIDIA's sanitizer
-# GPU_CHECK_STAND_IN=1 tries this script where there is no GPU.
+# GPU_CHECK_STAND_IN=1 tries this script where there is no GPU; GPU_BENCH_ARGUMENTS=--small then leaves it something to do.
 root=$(cd "$(dirname "$0")/../../.." && pwd)
 export KINDLING_RUNTIME_FOLDER="$root/runtime" RUST_BACKTRACE=0
 part=${GPU_CHECK_ONLY:-all}
@@ -19,7 +19,7 @@ soak)
     ;;
 memcheck | racecheck)
     tests="linear linear_fp4 paged_attention small_ops recurrent"
-    sanitizer="$root/target/gpu/sanitizer/compute-sanitizer --tool $part --error-exitcode 9"
+    sanitizer="compute-sanitizer --tool $part --error-exitcode 9"
     ;;
 *)
     echo "GPU_CHECK_ONLY is tests, timings, soak, memcheck or racecheck, not $part" >&2
@@ -31,10 +31,13 @@ if [ -z "$GPU_CHECK_STAND_IN" ]; then
     nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,clocks.max.mem,memory.total --format=csv
 fi
 logs=$(mktemp -d)
+programs=$(mktemp -d)
+trap 'rm -r "$logs" "$programs"' EXIT
+tar -xzf "$root/target/gpu/programs.tar.gz" -C "$programs" || exit 2
 failed=0
 for test in $tests; do
-    # The sanitizer is several words.
-    if (cd "$root/runtime/cuda" && $sanitizer "$root/target/gpu/$test" --show-output) >"$logs/$test" 2>&1; then
+    # The sanitizer is several words, or none.
+    if (cd "$root/runtime/cuda" && ${sanitizer:+"$programs/sanitizer/"}$sanitizer "$programs/$test" --show-output) >"$logs/$test" 2>&1; then
         echo passed >"$logs/$test.result"
     else
         echo FAILED >"$logs/$test.result"
@@ -45,7 +48,7 @@ for test in $tests; do
     fi
 done
 if [ "$part" = all ] || [ "$part" = timings ]; then
-    "$root/target/gpu/gpu_bench" || failed=1
+    "$programs/gpu_bench" $GPU_BENCH_ARGUMENTS || failed=1
 fi
 echo
 for test in $tests; do
@@ -54,5 +57,4 @@ for test in $tests; do
         "$(grep -o 'error [0-9.]*e-*[0-9]*' "$logs/$test" | sed 's/error //' | sort -g | tail -1)"
     grep -e SKIPPED -e 'regions intact' -e 'ERROR SUMMARY' "$logs/$test"
 done
-rm -r "$logs"
 exit $failed
