@@ -5,9 +5,9 @@
 mod common;
 mod device;
 
-use common::op_plans::{attention, attention_with, in_steps};
+use common::op_plans::{attention, attention_with, in_steps, with_evicted_blocks};
 use common::{NUM_BLOCKS, Part, Rng, assert_close, limits, limits_of_rows, prepare, run, step};
-use kindling_kernels::{CacheGroupKind, EVICTED_BLOCK, KvType, Limits, ReferenceBackend};
+use kindling_kernels::{CacheGroupKind, KvType, Limits, ReferenceBackend};
 
 /// Queries, keys, values and the weights of positions are rounded to BF16: measured 2.85e-3 at most on 2026-11-23 on the stand-in.
 const TOLERANCE: f64 = 6e-3;
@@ -101,17 +101,7 @@ fn evicted_blocks_of_a_window_are_not_read() {
     for block_size in [16, 20] {
         let limits = Limits { max_tokens_per_step: 100, max_logits_per_step: 100, block_size, ..limits() };
         let whole = in_steps(&backend, &model, (&tokens, &blocks), (&[100], &limits));
-        let mut prepared = prepare(&backend, &model.0, &model.1, &limits);
-        let (mut rows, mut logits) = (Vec::new(), Vec::new());
-        for (context_len, len) in [(0, 40), (40, 30), (70, 1), (71, 29)] {
-            // 20 positions are seen, the token's own included.
-            let seen = (context_len + 1usize).saturating_sub(20) / limits.block_size;
-            let mut blocks = blocks.clone();
-            blocks[..seen].fill(EVICTED_BLOCK);
-            let part = Part { tokens: &tokens[context_len..context_len + len], context_len, blocks: &blocks };
-            prepared.execute(&step(&[part], 1), &mut logits).unwrap();
-            rows.extend_from_slice(&logits);
-        }
+        let rows = with_evicted_blocks(&backend, &model, (&tokens, &blocks), &limits);
         assert_eq!(rows, whole, "blocks of {block_size}");
     }
 }
