@@ -220,7 +220,7 @@ async fn what_is_predicted_is_what_is_taken() {
 
 /// `cargo xtask bench --memory`.
 #[tokio::test]
-#[ignore = "takes minutes, and its figures are of an optimised build"]
+#[ignore = "takes minutes, and its figures are of an optimised build: `cargo xtask bench --memory` runs it"]
 async fn what_is_predicted_is_what_is_taken_in_more_settings() {
     let folder = Folder::new("more");
     let mut off = Vec::new();
